@@ -1,0 +1,140 @@
+"""D-ODE as a row edit: distilled parameters, and what they do to a solver's table.
+
+The paper adds λ times the difference of two successive model outputs to an update. On a table this moves weight from one
+evaluation to the next and keeps the row's sum, so the solver stays consistent and costs what it cost before:
+
+    y += Σ_k λ_k · h · (e_{m-k} - e_{m-k-1})        k = 0 … taps-1
+
+with e the denoised ("data") or noise ("noise") outputs, e_m the newest, and h the row's increment (1 - σ_row/σ_base, or
+σ_row - σ_base). Because of h, λ has no unit: it does not change with the scale of σ, and λ = 1/2 turns Euler on a uniform
+grid into the two-step Adams-Bashforth method. The official code adds λ · (e_m - e_{m-1}) without h; its λ is ours times h.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dode.errors import ParameterError
+from dode.methods import build_tableau, get_method
+from dode.tableau import PREDICTIONS, Array, Converter, Prediction, Row, Tableau, check_sigmas, increment
+
+MAX_TAPS = 16
+SIGMA_TOLERANCE = 1e-4  # relative; float32 schedules differ from float64 ones by about 1e-6
+
+
+def edit_row(row: Row, sigma_base: float, prediction: Prediction, evaluations: int, values: Sequence[float] | Array) -> Row:
+    """Add the corrections of one row; ``values`` (taps,) beyond the evaluations at hand are not used."""
+    h = increment(prediction, sigma_base, row.sigma)
+    weights = dict(row.weights)
+    for k, value in enumerate(values[: max(evaluations - 1, 0)]):
+        if value:
+            newest = evaluations - 1 - k
+            weights[newest] = weights.get(newest, 0.0) + float(value) * h
+            weights[newest - 1] = weights.get(newest - 1, 0.0) - float(value) * h
+    return replace(row, weights=tuple(sorted(weights.items())))
+
+
+def correct(base: Tableau, directions: Prediction, values: Array, strength: float = 1.0) -> Tableau:
+    """Apply corrections to a solver: ``values`` (rows, taps), scaled by ``strength``. All zero gives ``base`` itself."""
+    values = np.asarray(values, dtype=np.float64) * strength
+    if not values.any():
+        return base
+    converter = Converter(base, directions)
+    for row, row_values in zip(base.rows, values, strict=True):
+        plain = converter.convert(row)
+        converter.append(edit_row(plain, converter.sigma, directions, converter.evaluations, row_values))
+    return converter.tableau()
+
+
+def available_taps(tableau: Tableau) -> Array:
+    """For each row, how many successive differences of outputs exist when it is computed, (rows,)."""
+    evaluations = np.cumsum([1, *(row.evaluate for row in tableau.rows[:-1])])
+    return evaluations - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """A distilled sampler: a solver on a grid and its per-row corrections.
+
+    Attributes:
+        method, order: the base solver, as in ``build_tableau``.
+        directions: whether successive denoised ("data") or noise ("noise") outputs are differenced.
+        sigmas: the grid (n+1,) the corrections were fitted on, descending, last may be 0.
+        values: λ, float64 (rows of the solver's table, taps); zero where a row has no such difference yet.
+        coordinate: the half log-SNR of the model's schedule, as in ``build_tableau``.
+
+    Raises:
+        ParameterError, GridError, MethodError: on construction, if the parts do not fit together.
+    """
+
+    method: str
+    order: int
+    directions: Prediction
+    sigmas: tuple[float, ...]
+    values: Array
+    coordinate: str = "log_sigma"
+
+    def __post_init__(self) -> None:
+        if self.directions not in PREDICTIONS:
+            raise ParameterError(f"directions must be 'data' or 'noise', got {self.directions!r}.")
+        object.__setattr__(self, "method", get_method(self.method).name)
+        object.__setattr__(self, "sigmas", tuple(check_sigmas(self.sigmas).tolist()))
+        values = np.array(self.values, dtype=np.float64)
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+        base = self.base()
+        if values.ndim != 2 or values.shape[0] != len(base.rows) or not 1 <= values.shape[1] <= MAX_TAPS:
+            raise ParameterError(
+                f"{self.method!r} on {len(self.sigmas) - 1} steps needs values of shape ({len(base.rows)}, 1 to {MAX_TAPS}), "
+                f"got {values.shape}."
+            )
+        if not np.isfinite(values).all():
+            raise ParameterError(f"values must be finite, row {int(np.argwhere(~np.isfinite(values))[0, 0])} is not.")
+        unusable = np.arange(values.shape[1])[None, :] >= available_taps(base)[:, None]
+        if values[unusable].any():
+            row = int(np.argwhere(unusable & (values != 0))[0, 0])
+            raise ParameterError(f"Row {row} has a parameter for a difference of outputs that does not exist yet there.")
+
+    def base(self) -> Tableau:
+        """The undistilled solver on the fitted grid."""
+        return build_tableau(self.method, self.sigmas, self.order, self.coordinate)
+
+    def tableau(self, sigmas: Sequence[float] | Array | None = None, strength: float = 1.0) -> Tableau:
+        """The distilled solver.
+
+        Args:
+            sigmas: the grid to run on: the fitted one (default) or a contiguous part of it, as image-to-image and split
+                schedules use. A part that starts later starts without history, like the base solver does.
+            strength: scales all corrections; 0 is the base solver, 1 is as fitted.
+
+        Raises:
+            ParameterError: the grid is not part of the fitted one, or strength is not finite.
+        """
+        if not np.isfinite(strength):
+            raise ParameterError(f"strength must be a finite number, got {strength}.")
+        if sigmas is None:
+            return correct(self.base(), self.directions, self.values, strength)
+        grid = check_sigmas(sigmas)
+        first = self._find(grid)
+        part = build_tableau(self.method, grid, self.order, self.coordinate)
+        steps = np.cumsum([0, *(row.commit for row in self.base().rows[:-1])])
+        rows = np.flatnonzero((steps >= first) & (steps < first + len(grid) - 1))
+        if len(rows) != len(part.rows):
+            raise ParameterError(f"{self.method!r} takes other stages on this part of its grid; run it on the whole grid.")
+        return correct(part, self.directions, self.values[rows], strength)
+
+    def _find(self, grid: Array) -> int:
+        fitted = np.array(self.sigmas)
+        for first in range(len(fitted) - len(grid) + 1):
+            if np.allclose(fitted[first : first + len(grid)], grid, rtol=SIGMA_TOLERANCE, atol=0):
+                return first
+        raise ParameterError(
+            f"These parameters were fitted on the {len(fitted) - 1}-step grid {_brief(fitted)}; {_brief(grid)} is no part "
+            "of it. Sample on the fitted grid, or distill for this one."
+        )
+
+
+def _brief(sigmas: Array) -> str:
+    shown = [f"{s:.4g}" for s in sigmas]
+    return "[" + ", ".join(shown if len(shown) <= 12 else [*shown[:5], "…", *shown[-5:]]) + "]"

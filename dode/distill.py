@@ -1,0 +1,335 @@
+"""The fit: find the parameters with which few student steps land where many teacher steps land.
+
+The paper's closed form (Kim, Tang and Yu 2024, section 4), in lock-step: all samples advance row by row on the student's own
+trajectory; at each row the residual to the teacher is regressed on the row's directions, the solution is applied, and only then
+does the next row start. Sums are kept per sample in float64, so the result does not depend on the micro-batch size.
+
+Differences from the official code: the teacher's grid contains the student's, λ is dimensionless, samples that judge the
+result are not fitted, and a correction that does not help them is shrunk or dropped.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dode.correction import MAX_TAPS, Parameters, correct, edit_row
+from dode.errors import FitError, ModelError
+from dode.least_squares import solve_normal_equations
+from dode.methods import build_tableau, get_method
+from dode.sampling import Denoiser, Walk
+from dode.tableau import PREDICTIONS, Array, Converter, Prediction, Row, Tableau, check_sigmas, increment
+from dode.teacher import Teacher, trajectory
+
+ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
+Progress = Callable[[str, int, int], None]
+STAGES = ("teacher", "student", "check")
+_STRENGTHS = (1.0, 0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured while fitting. Errors are RMS distances to the teacher over all elements of the held-out samples.
+
+    Attributes:
+        teacher: the teacher that gave the targets.
+        teacher_error: RMS distance, at the end, between the teacher and the same teacher with half the substeps.
+        samples, held_out, seed: how many samples there were, how many of them judged, and the seed of the split.
+        error_base, error_distilled: at the end of the trajectory, for the base solver and for the distilled one.
+        step_errors_base, step_errors_distilled: the same after each step, (steps,).
+        kept: how much of each row's correction the guard kept, (rows,): 1 all, 0 none.
+        strength: how much of the whole the last check kept: 1 unless the end got worse although single rows got better.
+        model_evaluations: evaluations of the model by stage, each counted once per sample.
+    """
+
+    teacher: Teacher
+    teacher_error: float
+    samples: int
+    held_out: int
+    seed: int
+    error_base: float
+    error_distilled: float
+    step_errors_base: tuple[float, ...]
+    step_errors_distilled: tuple[float, ...]
+    kept: tuple[float, ...]
+    strength: float
+    model_evaluations: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """The result of ``distill``: parameters, and the report on them."""
+
+    parameters: Parameters
+    report: Report
+
+
+@dataclass(frozen=True)
+class _Check:
+    """The last stage's findings: errors after each step, and how much of the correction was kept."""
+
+    teacher_error: float
+    base: tuple[float, ...]
+    distilled: tuple[float, ...]
+    strength: float
+
+
+class _Model:
+    """The denoiser as the fit sees it: batches come from and go back to CPU memory, and every call is counted."""
+
+    def __init__(self, denoiser: Denoiser, extra_args: ExtraArgs | None, device: torch.device, progress: Progress | None):
+        self.denoiser, self.extra_args, self.device, self.progress = denoiser, extra_args, device, progress
+        self.stage, self.totals = "", {}
+        self.counts: dict[str, int] = {}
+
+    def enter(self, stage: str, total: int) -> None:
+        self.stage, self.counts[stage] = stage, self.counts.get(stage, 0)
+        self.totals[stage] = total
+        if self.progress is not None:
+            self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
+
+    def on(self, samples: Tensor) -> Denoiser:
+        """A plain denoiser for the samples with these indices."""
+        extra = self.extra_args(samples) if callable(self.extra_args) else (self.extra_args or {})
+
+        def denoise(y: Tensor, sigma: Tensor) -> Tensor:
+            out = self.denoiser(y.to(self.device), sigma.to(self.device), **extra)
+            if not isinstance(out, Tensor):
+                raise ModelError(f"The denoiser must return a tensor, got {type(out).__name__}.")
+            out = out.to(y.device, y.dtype)
+            if not torch.isfinite(out).all():
+                raise ModelError(
+                    f"The model returned NaN or infinity at sigma {float(sigma[0]):.4g}. Nothing was fitted; check the model, "
+                    "its precision and the guidance scale, or start from a smaller sigma."
+                )
+            self.counts[self.stage] += len(y)
+            if self.progress is not None:
+                self.progress(self.stage, self.counts[self.stage], max(self.totals[self.stage], self.counts[self.stage]))
+            return out
+
+        return denoise
+
+
+def distill(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Any,
+    *,
+    method: str = "euler",
+    order: int | None = None,
+    coordinate: str = "log_sigma",
+    directions: Prediction | None = None,
+    taps: int = 1,
+    ridge: float = 0.0,
+    teacher: Teacher | None = None,
+    held_out: float = 0.25,
+    guard: bool = True,
+    micro_batch: int = 16,
+    extra_args: ExtraArgs | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Distillation:
+    """Fit a D-ODE version of a solver on a model.
+
+    Args:
+        denoiser: ``denoiser(x, sigma, **extra_args)`` with sigma (B,) returns the denoised batch.
+        x: noisy start (N, …) at sigmas[0], as for ``sample``; N from 2. Trajectories live where x lives: best in CPU memory.
+        sigmas: the student's grid (n+1,), descending, last may be 0.
+        method, order, coordinate: the base solver, as in ``build_tableau``.
+        directions: difference denoised ("data") or noise ("noise") outputs; the paper's choice for the solver by default.
+        taps: how many successive differences each row may use; 1 is the paper's.
+        ridge: shrinks towards the base solver; 0 is the paper's plain least squares.
+        teacher: by default the paper's for the solver, with 10 substeps.
+        held_out: part of the samples that are not fitted but judge the result (at least one).
+        guard: halve, quarter or drop corrections that do not lower the held-out error. Off only for comparisons.
+        micro_batch: samples given to the model at once.
+        extra_args: passed to the denoiser; or a function from sample indices (B,) to them, where they differ by sample.
+        device: where the denoiser wants its input; x's device by default.
+        seed: of the split into fitted and held-out samples.
+        progress: called with (stage, done, total) after every model call; stages are "teacher", "student" and "check".
+
+    Returns:
+        Parameters and a report. With the guard, the distilled solver's held-out error is never above the base solver's.
+
+    Raises:
+        FitError, GridError, MethodError: unusable settings. ModelError: the model returned NaN or a wrong shape.
+    """
+    entry = get_method(method)
+    form: Prediction = directions or entry.directions
+    base = build_tableau(method, sigmas, order, coordinate)
+    teacher = teacher or Teacher(entry.teacher, order if entry.teacher == entry.name else None, coordinate=coordinate)
+    _check_settings(x, form, taps, ridge, held_out, micro_batch)
+    model = _Model(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
+    held, batches = _split(len(x), held_out, micro_batch, seed)
+
+    with torch.no_grad():
+        levels = sorted({base.sigma, *(row.sigma for row in base.rows)}, reverse=True)
+        fine = teacher.tableau(levels)
+        model.enter("teacher", fine.evaluations * len(x))
+        targets = torch.empty(len(levels) - 1, *x.shape, dtype=x.dtype, device=x.device)
+        every = (len(fine.sigmas) - 1) // (len(levels) - 1)
+        for batch in batches:
+            targets[:, batch] = trajectory(model.on(batch), x[batch], fine, every)
+        target_at = dict(zip(levels[1:], targets, strict=True))
+
+        model.enter("student", base.evaluations * len(x))
+        values, kept = _fit_rows(model, x, base, form, taps, ridge, target_at, batches, held, guard)
+        chosen = order if order is not None else entry.default_order
+        parameters = Parameters(method, chosen, form, tuple(check_sigmas(sigmas).tolist()), values, coordinate)
+        check = _check(model, x, parameters, teacher, levels, target_at, held, micro_batch, guard)
+
+    report = Report(
+        teacher=teacher,
+        teacher_error=check.teacher_error,
+        samples=len(x),
+        held_out=len(held),
+        seed=seed,
+        error_base=check.base[-1],
+        error_distilled=check.distilled[-1],
+        step_errors_base=check.base,
+        step_errors_distilled=check.distilled,
+        kept=tuple(kept),
+        strength=check.strength,
+        model_evaluations=dict(model.counts),
+    )
+    return Distillation(replace(parameters, values=parameters.values * check.strength), report)
+
+
+def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
+    if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
+        raise FitError("x must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
+    if form not in PREDICTIONS:
+        raise FitError(f"directions must be 'data' or 'noise', got {form!r}.")
+    if not 1 <= taps <= MAX_TAPS:
+        raise FitError(f"taps must be 1 to {MAX_TAPS}, got {taps}.")
+    if not (np.isfinite(ridge) and ridge >= 0):
+        raise FitError(f"ridge must be 0 or more, got {ridge}.")
+    if not 0 < held_out < 1:
+        raise FitError(f"held_out must lie between 0 and 1, got {held_out}.")
+    if micro_batch < 1:
+        raise FitError(f"micro_batch must be at least 1, got {micro_batch}.")
+
+
+def _split(count: int, held_out: float, micro_batch: int, seed: int) -> tuple[list[int], list[Tensor]]:
+    """Indices of the held-out samples, and of all samples in micro-batches."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    held = sorted(order[: min(max(round(count * held_out), 1), count - 1)])
+    return held, list(torch.arange(count).split(micro_batch))
+
+
+def _rms(squares: Array, elements: int) -> float:
+    """Root of the mean over samples (B,) of summed squares, and over the elements of a sample."""
+    return float(np.sqrt(max(squares.mean(), 0.0) / elements))
+
+
+def _squares(difference: Tensor) -> Array:
+    return difference.flatten(1).double().square().sum(1).cpu().numpy()
+
+
+def _fit_rows(
+    model: _Model,
+    x: Tensor,
+    base: Tableau,
+    form: Prediction,
+    taps: int,
+    ridge: float,
+    target_at: dict[float, Tensor],
+    batches: list[Tensor],
+    held: list[int],
+    guard: bool,
+) -> tuple[Array, list[float]]:
+    """The lock-step pass: parameters (rows, taps), and the part of each row's correction that the guard kept."""
+    walks = [Walk(x[batch], base.sigma, form) for batch in batches]
+    _evaluate(model, walks, batches, [walk.base for walk in walks], base.sigma)
+    converter = Converter(base, form)
+    values, kept = np.zeros((len(base.rows), taps)), []
+    for number, base_row in enumerate(base.rows):
+        row = converter.convert(base_row)
+        usable = min(taps, converter.evaluations - 1)
+        h = increment(form, converter.sigma, row.sigma)
+        grams = [_gram(walk, row, target_at[row.sigma][batch], h, usable) for walk, batch in zip(walks, batches, strict=True)]
+        values[number, :usable], part = _solve(np.concatenate(grams), ridge, held, guard)
+        kept.append(part)
+        row = edit_row(row, converter.sigma, form, converter.evaluations, values[number])
+        converter.append(row)
+        results = [walk.combine(row) for walk in walks]
+        if row.evaluate:
+            _evaluate(model, walks, batches, results, row.sigma)
+        if row.commit:
+            for walk, y in zip(walks, results, strict=True):
+                walk.commit(y, row)
+    return values, kept
+
+
+def _evaluate(model: _Model, walks: list[Walk], batches: list[Tensor], points: list[Tensor], sigma: float) -> None:
+    for walk, batch, y in zip(walks, batches, points, strict=True):
+        walk.record(y, sigma, model.on(batch)(y, y.new_full((len(y),), sigma)))
+
+
+def _gram(walk: Walk, row: Row, target: Tensor, h: float, usable: int) -> Array:
+    """Per sample, inner products of the row's directions and, last, its residual to the target: float64 (B, k+1, k+1)."""
+    newest = walk.evaluations - 1
+    vectors = [h * (walk.outputs[newest - k].double() - walk.outputs[newest - k - 1].double()) for k in range(usable)]
+    vectors.append(target.double() - walk.combine(row).double())
+    stacked = torch.stack([v.flatten(1) for v in vectors], dim=1)
+    return (stacked @ stacked.mT).cpu().numpy()
+
+
+def _solve(gram: Array, ridge: float, held: list[int], guard: bool) -> tuple[Array, float]:
+    """Fit on all samples but the held-out ones; keep what lowers the squared error on those."""
+    usable = gram.shape[1] - 1
+    if usable == 0:
+        return np.zeros(0), 1.0
+    fitted = np.delete(gram, held, axis=0).sum(axis=0)
+    values = solve_normal_equations(fitted[:usable, :usable], fitted[:usable, usable], ridge)
+    judge = gram[held].sum(axis=0)
+    for part in _STRENGTHS if guard else _STRENGTHS[:1]:
+        v = part * values
+        change = v @ judge[:usable, :usable] @ v - 2 * v @ judge[:usable, usable]
+        if change < 0 or not guard:
+            return v, part
+    return np.zeros(usable), 0.0
+
+
+def _check(
+    model: _Model,
+    x: Tensor,
+    parameters: Parameters,
+    teacher: Teacher,
+    levels: list[float],
+    target_at: dict[float, Tensor],
+    held: list[int],
+    micro_batch: int,
+    guard: bool,
+) -> _Check:
+    """Run base and distilled solver on the held-out samples, end to end, and the teacher with half its substeps."""
+    elements = x[0].numel()
+    base = parameters.base()
+    coarse = teacher.halved().tableau(levels)
+    runs = 2 * base.evaluations + coarse.evaluations
+    model.enter("check", runs * len(held))
+
+    def errors(tableau: Tableau, sigmas: list[float], every: int = 1) -> tuple[float, ...]:
+        squares: list[Array] = []
+        for batch in torch.tensor(held).split(micro_batch):
+            results = trajectory(model.on(batch), x[batch], tableau, every)
+            squares.append(np.stack([_squares(r - target_at[s][batch]) for r, s in zip(results, sigmas, strict=True)]))
+        return tuple(_rms(s, elements) for s in np.concatenate(squares, axis=1))
+
+    steps = list(base.sigmas[1:])
+    before = errors(base, steps)
+    after, strength = before, 0.0
+    if parameters.values.any():
+        for strength in _STRENGTHS if guard else _STRENGTHS[:1]:
+            tableau = correct(base, parameters.directions, parameters.values, strength)
+            after = errors(tableau, steps)
+            if after[-1] < before[-1] or not guard:
+                break
+        else:
+            after, strength = before, 0.0
+    halved = errors(coarse, [levels[-1]], len(coarse.sigmas) - 1)
+    return _Check(halved[-1], before, after, strength)

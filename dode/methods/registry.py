@@ -1,0 +1,117 @@
+"""The registry of solvers: what a solver must say of itself, and the one function that builds its table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dode.coordinate import COORDINATES
+from dode.errors import MethodError
+from dode.tableau import Array, Prediction, Tableau, check_sigmas
+
+Builder = Callable[..., Tableau]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A solver that can be built on any grid.
+
+    Attributes:
+        name: the stock name in ComfyUI's sampler list.
+        build: ``build(sigmas (n+1,) float64, order, coordinate) -> Tableau``; a solver that has but one order, or the same
+            coordinate on every model, does not look at the last two.
+        convergence: for each order the method offers, the order of convergence observed on a smooth grid (start-up steps
+            of lower order included).
+        default_order: the order used when none is asked for.
+        directions: the paper's form of D-ODE for it: differences of denoised ("data") or of noise ("noise") outputs.
+        teacher: the paper's teacher for it, the name of a method.
+        source: paper, and the stock function whose behaviour it reproduces.
+        aliases: other names.
+    """
+
+    name: str
+    build: Builder
+    convergence: dict[int, int]
+    default_order: int
+    directions: Prediction
+    teacher: str
+    source: str
+    aliases: tuple[str, ...] = ()
+
+
+METHODS: dict[str, Method] = {}
+_NAMES: dict[str, Method] = {}
+
+
+def register(
+    name: str,
+    *,
+    convergence: dict[int, int],
+    default_order: int,
+    directions: Prediction = "data",
+    teacher: str,
+    source: str,
+    aliases: tuple[str, ...] = (),
+) -> Callable[[Builder], Builder]:
+    """Enter the decorated builder under a name; the fields are those of ``Method``."""
+
+    def enter(build: Builder) -> Builder:
+        method = Method(name, build, convergence, default_order, directions, teacher, source, aliases)
+        for each in (name, *aliases):
+            if each in _NAMES:
+                raise MethodError(f"A method named {each!r} is registered already.")
+            _NAMES[each] = method
+        METHODS[name] = method
+        return build
+
+    return enter
+
+
+def get_method(name: str) -> Method:
+    """Look a solver up by its name or alias.
+
+    Raises:
+        MethodError: no such solver; the message lists those there are.
+    """
+    if name not in _NAMES:
+        raise MethodError(f"Unknown solver {name!r}. Choose one of: {', '.join(sorted(_NAMES))}.")
+    return _NAMES[name]
+
+
+def build_tableau(
+    method: str, sigmas: Sequence[float] | Array, order: int | None = None, coordinate: str = "log_sigma"
+) -> Tableau:
+    """Build a solver's table on a grid.
+
+    Args:
+        method: name or alias of a registered solver.
+        sigmas: noise levels (n+1,), strictly descending, last may be 0. Coefficients are computed in float64.
+        order: for solvers that come in several orders; the method's default otherwise.
+        coordinate: the half log-SNR of the model's schedule, for the solvers that ask for it: "log_sigma" for eps, v and EDM
+            models, "flow" for flow matching.
+
+    Raises:
+        GridError: unusable sigmas. MethodError: unknown solver, order or coordinate.
+    """
+    entry = get_method(method)
+    chosen = entry.default_order if order is None else order
+    if chosen not in entry.convergence:
+        raise MethodError(
+            f"Solver {entry.name!r} has no order {order!r}. Choose one of: {', '.join(map(str, entry.convergence))}."
+        )
+    if coordinate not in COORDINATES:
+        raise MethodError(f"Unknown coordinate {coordinate!r}. Choose one of: {', '.join(COORDINATES)}.")
+    return entry.build(check_sigmas(sigmas), chosen, coordinate)
+
+
+def steps_within(method: str, evaluations: int, order: int | None = None) -> int:
+    """The most steps, on a grid that ends at σ = 0, that stay within a number of function evaluations; 0 if none does.
+
+    Raises:
+        MethodError: unknown solver or order.
+    """
+    steps = 0
+    while steps < evaluations:
+        grid = [float(steps + 1 - i) for i in range(steps + 2)]
+        if build_tableau(method, grid, order).evaluations > evaluations:
+            break
+        steps += 1
+    return steps

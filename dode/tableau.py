@@ -1,0 +1,222 @@
+"""A solver as data: rows of weights over the model outputs so far.
+
+Every deterministic solver on a fixed grid integrates dx/dσ = (x - D(x, σ)) / σ, where D is the denoised output (an
+estimate of x0) and ε = (x - D) / σ the noise output. Each of its updates is a row, in one of two equal forms:
+
+    data:   y = (σ_row / σ_base) · x_base + Σ w_j · D_j     with  Σ w_j = 1 - σ_row / σ_base
+    noise:  y = x_base + Σ w_j · ε_j                        with  Σ w_j = σ_row - σ_base
+
+This is a general linear method (Butcher) with predict, evaluate and correct as flags. The condition on the sum (the row's
+*increment*) is consistency: a constant D is integrated exactly.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dode.errors import GridError, TableauError
+
+Prediction = Literal["data", "noise"]
+PREDICTIONS: tuple[Prediction, ...] = ("data", "noise")
+Array = NDArray[np.float64]
+Weights = tuple[tuple[int, float], ...]
+
+MAX_STEPS = 1000
+
+
+def check_sigmas(sigmas: Sequence[float] | Array) -> Array:
+    """A σ grid as float64 (n+1,): finite, strictly descending, n from 1 to 1000, last may be 0.
+
+    Raises:
+        GridError: anything else, with the value that is wrong.
+    """
+    try:
+        grid = np.array(sigmas, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise GridError(f"sigmas must be a list of numbers, got {type(sigmas).__name__}.") from None
+    if grid.ndim != 1 or not 2 <= len(grid) <= MAX_STEPS + 1:
+        raise GridError(
+            f"sigmas must be a flat list of 2 to {MAX_STEPS + 1} noise levels (1 to {MAX_STEPS} steps), got shape {grid.shape}."
+        )
+    if not np.isfinite(grid).all():
+        raise GridError(f"sigmas must be finite, got {grid[~np.isfinite(grid)][0]} at index {np.argmin(np.isfinite(grid))}.")
+    if grid[-1] < 0:
+        raise GridError(f"sigmas must not be negative, got {grid[-1]:g} at the end.")
+    bad = np.flatnonzero(np.diff(grid) >= 0)
+    if len(bad):
+        i = int(bad[0])
+        raise GridError(
+            f"sigmas must be strictly descending, but sigmas[{i}] = {grid[i]:g} is followed by {grid[i + 1]:g}. "
+            "Sort the schedule from noisy to clean and drop repeated values."
+        )
+    return grid
+
+
+def increment(prediction: Prediction, sigma_base: float, sigma: float) -> float:
+    """What a row's weights must sum to."""
+    return 1 - sigma / sigma_base if prediction == "data" else sigma - sigma_base
+
+
+@dataclass(frozen=True)
+class Row:
+    """One update.
+
+    Attributes:
+        sigma: noise level of the result.
+        weights: pairs (index of an evaluation, weight), ascending in the index.
+        evaluate: the model is evaluated at the result.
+        commit: the result becomes the base of the rows after it; this ends a step.
+    """
+
+    sigma: float
+    weights: Weights
+    evaluate: bool = True
+    commit: bool = True
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """A solver on a grid: evaluate at the start, then go through the rows.
+
+    Attributes:
+        sigma: noise level of the start.
+        rows: the updates, in order. Evaluation 0 is the one at the start; each row with ``evaluate`` adds the next.
+        prediction: whether the weights refer to D ("data") or to ε ("noise"). It also says which of the two a sampler
+            has to keep in memory.
+
+    Raises:
+        TableauError: on construction, if the rows are not a consistent explicit solver.
+    """
+
+    sigma: float
+    rows: tuple[Row, ...]
+    prediction: Prediction = "data"
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise TableauError(f"prediction must be 'data' or 'noise', got {self.prediction!r}.")
+        if not self.rows or not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise TableauError(f"A solver needs a positive first sigma and at least one row, got sigma {self.sigma}.")
+        if self.rows[-1].evaluate or not self.rows[-1].commit:
+            raise TableauError("The last row must commit its result and not evaluate there.")
+        base, evaluations = self.sigma, 1
+        for number, row in enumerate(self.rows):
+            self._check_row(number, row, base, evaluations)
+            evaluations += row.evaluate
+            base = row.sigma if row.commit else base
+
+    def _check_row(self, number: int, row: Row, base: float, evaluations: int) -> None:
+        if not (math.isfinite(row.sigma) and row.sigma >= 0 and (row.sigma > 0 or not row.evaluate)):
+            raise TableauError(f"Row {number} has sigma {row.sigma}: it must be positive, or 0 where nothing is evaluated.")
+        if base <= 0:
+            raise TableauError(f"Row {number} starts from sigma 0: there is nothing left to integrate.")
+        total = size = 0.0
+        last = -1
+        for index, weight in row.weights:
+            if not last < index < evaluations:
+                raise TableauError(
+                    f"Row {number} refers to evaluation {index}: out of order, or beyond the {evaluations} made so far."
+                )
+            last, total, size = index, total + weight, size + abs(weight)
+        wanted = increment(self.prediction, base, row.sigma)
+        if not abs(total - wanted) <= 1e-9 * max(size, abs(wanted), 1e-300):
+            raise TableauError(f"Row {number} is not consistent: its weights sum to {total:.17g}, not {wanted:.17g}.")
+
+    @cached_property
+    def evaluations(self) -> int:
+        """Number of function evaluations (NFE)."""
+        return 1 + sum(row.evaluate for row in self.rows)
+
+    @cached_property
+    def evaluation_sigmas(self) -> tuple[float, ...]:
+        """The noise level of each evaluation, (NFE,)."""
+        return (self.sigma, *(row.sigma for row in self.rows if row.evaluate))
+
+    @cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """The step grid: the start and the result of each step, (steps + 1,)."""
+        return (self.sigma, *(row.sigma for row in self.rows if row.commit))
+
+    @cached_property
+    def last_use(self) -> tuple[int, ...]:
+        """For each evaluation, the last row that refers to it (-1 if none does)."""
+        last = [-1] * self.evaluations
+        for number, row in enumerate(self.rows):
+            for index, _ in row.weights:
+                last[index] = number
+        return tuple(last)
+
+    def in_terms_of(self, prediction: Prediction) -> "Tableau":
+        """The same solver with its weights in the other form."""
+        if prediction == self.prediction:
+            return self
+        converter = Converter(self, prediction)
+        for row in self.rows:
+            converter.append(converter.convert(row))
+        return converter.tableau()
+
+
+class Converter:
+    """Builds a tableau row by row in a chosen form out of rows given in another.
+
+    Going from D to ε and back needs the point x_j at which each evaluation was made, and that point depends on the rows
+    actually taken. So rows are converted one at a time: ``convert`` states what the base solver would do from here, and
+    ``append`` takes the row that is really used, which may be an edited one.
+    """
+
+    def __init__(self, base: Tableau, prediction: Prediction):
+        self._base = base
+        self._prediction: Prediction = prediction
+        self._rows: list[Row] = []
+        self._sigma = base.sigma  # of the current base point
+        # Where points lie, as combinations of the outputs in the target form: x/σ minus its start for "data", x for "noise".
+        self._position = np.zeros(base.evaluations)
+        self._positions = [self._position]
+
+    def convert(self, row: Row) -> Row:
+        """The base solver's next row in the target form, from the points reached so far."""
+        if self._base.prediction == self._prediction:
+            return row
+        sigmas = self._base.evaluation_sigmas
+        total = np.zeros(self._base.evaluations)
+        for index, weight in row.weights:
+            total += weight * (self._positions[index] - self._position)
+            total[index] -= weight * sigmas[index] if self._prediction == "noise" else weight / sigmas[index]
+        return Row(row.sigma, sparse(total), row.evaluate, row.commit)
+
+    def append(self, row: Row) -> None:
+        """Take this row, given in the target form."""
+        self._rows.append(row)
+        if self._base.prediction != self._prediction:
+            position = self._position.copy()
+            for index, weight in row.weights:
+                position[index] += weight if self._prediction == "noise" or not row.sigma else weight / row.sigma
+            if row.evaluate:
+                self._positions.append(position)
+            if row.commit:
+                self._position = position
+        if row.commit:
+            self._sigma = row.sigma
+
+    @property
+    def sigma(self) -> float:
+        """Noise level of the current base point."""
+        return self._sigma
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations made so far."""
+        return 1 + sum(row.evaluate for row in self._rows)
+
+    def tableau(self) -> Tableau:
+        return Tableau(self._base.sigma, tuple(self._rows), self._prediction)
+
+
+def sparse(weights: Array) -> Weights:
+    """The nonzero entries of a dense row of weights."""
+    return tuple((int(j), float(weights[j])) for j in np.flatnonzero(weights))
