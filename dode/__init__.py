@@ -4,4 +4,37 @@ The public face: build a solver's table, sample with it, distill it on a model, 
 in k-diffusion's convention, ``denoiser(x, sigma, **extra_args)`` with sigma of shape (B,), returning an estimate of x0.
 """
 
-__version__ = "0.1.0"
+from dode.correction import Parameters
+from dode.distill import Distillation, Report, distill
+from dode.errors import DodeError
+from dode.methods import METHODS, build_tableau, get_method, steps_within
+from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_parameters
+from dode.sampling import make_sampler, sample
+from dode.schedules import schedule
+from dode.tableau import Row, Tableau
+from dode.teacher import Teacher
+from dode.version import __version__
+
+__all__ = [
+    "METHODS",
+    "Distillation",
+    "DodeError",
+    "Entry",
+    "ModelInfo",
+    "ParameterFile",
+    "Parameters",
+    "Report",
+    "Row",
+    "Tableau",
+    "Teacher",
+    "__version__",
+    "build_tableau",
+    "distill",
+    "get_method",
+    "load_parameters",
+    "make_sampler",
+    "sample",
+    "save_parameters",
+    "schedule",
+    "steps_within",
+]
