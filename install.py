@@ -39,10 +39,10 @@ def check_host() -> int:
             print(f"D-ODE: {name} is here.")
     if missing:
         raise InstallError(
-            f"This Python ({sys.executable}) lacks {', '.join(missing)}, which ComfyUI itself needs. Run this with ComfyUI's own Python, "
-            "or repair ComfyUI's installation (pip install -r requirements.txt in its folder)."
+            f"This Python ({sys.executable}) lacks {', '.join(missing)}, which ComfyUI itself needs. "
+            "Run this with ComfyUI's own Python, or repair ComfyUI (pip install -r requirements.txt in its folder)."
         )
-    print("D-ODE: nothing to install; restart ComfyUI and look under sampling/D-ODE.")
+    print("D-ODE: nothing to install. Restart ComfyUI to load the nodes.")
     return 0
 
 

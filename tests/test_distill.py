@@ -188,7 +188,7 @@ def test_every_evaluation_is_counted_and_reported() -> None:
 
     found = distill(denoise, start(), SIGMAS, method="heun", progress=lambda *state: seen.append(state))
     assert sum(found.report.model_evaluations.values()) == calls
-    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["teacher", "student", "check"]
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["teacher", "student", "fit", "check"]
     assert all(0 <= done <= total for _, done, total in seen)
     assert {stage: max(d for s, d, _ in seen if s == stage) for stage in found.report.model_evaluations} == (
         found.report.model_evaluations
