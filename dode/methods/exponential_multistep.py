@@ -32,7 +32,7 @@ def _midpoint_2m(sigmas: Array, snr: Array) -> Tableau:
     stock=(
         comfyui("sample_dpmpp_2m"),
         k_diffusion("sample_dpmpp_2m"),
-        k_diffusion("sample_dpmpp_2m_sde", options=lambda order: {"eta": 0.0}),
+        k_diffusion("sample_dpmpp_2m_sde", fewest_steps=2, options=lambda order: {"eta": 0.0}),
     ),
 )
 def dpmpp_2m(sigmas: Array, order: int, coordinate: str) -> Tableau:
@@ -89,7 +89,10 @@ def _taylor_multistep(sigmas: Array, order: int, coordinate: str) -> Tableau:
     stock=(
         comfyui("sample_dpmpp_2m_sde_heun", options=lambda order: {"eta": 0.0}),
         k_diffusion(
-            "sample_dpmpp_2m_sde", options=lambda order: {"eta": 0.0, "solver_type": "heun"}, coordinates=("log_sigma",)
+            "sample_dpmpp_2m_sde",
+            options=lambda order: {"eta": 0.0, "solver_type": "heun"},
+            fewest_steps=2,
+            coordinates=("log_sigma",),
         ),
     ),
 )
@@ -104,7 +107,7 @@ def dpmpp_2m_heun(sigmas: Array, order: int, coordinate: str) -> Tableau:
     "σ = 0.9999 instead of 1. The first steps are of order 1 and 2, the one to σ = 0 is Euler's.",
     stock=(
         comfyui("sample_dpmpp_3m_sde", options=lambda order: {"eta": 0.0}),
-        k_diffusion("sample_dpmpp_3m_sde", options=lambda order: {"eta": 0.0}, coordinates=("log_sigma",)),
+        k_diffusion("sample_dpmpp_3m_sde", fewest_steps=2, options=lambda order: {"eta": 0.0}, coordinates=("log_sigma",)),
     ),
 )
 def dpmpp_3m(sigmas: Array, order: int, coordinate: str) -> Tableau:

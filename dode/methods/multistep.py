@@ -29,12 +29,12 @@ def ipndm(sigmas: Array, order: int, coordinate: str) -> Tableau:
     )
 
 
-def _adams_bashforth(sigmas: Array, order: int) -> Tableau:
+def _adams_bashforth(sigmas: Array, counts: Array) -> Tableau:
     def weigh(steps: Array, k: int) -> Array:
         points, weights = quadrature(sigmas[steps], sigmas[steps + 1], 2)  # exact up to degree 3
         return lagrange_integrals(newest_first(sigmas, steps, k), points, weights)
 
-    return multistep(sigmas, counts_with_start(sigmas, order), weigh, "noise")
+    return multistep(sigmas, counts, weigh, "noise")
 
 
 @register(
@@ -42,15 +42,23 @@ def _adams_bashforth(sigmas: Array, order: int) -> Tableau:
     aliases=("ipndm_v_corrected",),
     convergence={1: 1, 2: 2, 3: 2, 4: 2},
     directions="noise",
-    source="Adams-Bashforth on the grid as it is; k-diffusion's sample_lms. Also what iPNDM_v means to be, without ComfyUI's "
+    source="Adams-Bashforth on the grid as it is; ComfyUI's sample_lms. Also what iPNDM_v means to be, without ComfyUI's "
     "slips. The first steps are of lower order, the one to σ = 0 is Euler's.",
-    stock=(
-        comfyui("sample_lms", options=lambda order: {"order": order}),
-        k_diffusion("sample_lms", options=lambda order: {"order": order}),
-    ),
+    stock=(comfyui("sample_lms", options=lambda order: {"order": order}),),
 )
 def lms(sigmas: Array, order: int, coordinate: str) -> Tableau:
-    return _adams_bashforth(sigmas, order)
+    return _adams_bashforth(sigmas, counts_with_start(sigmas, order))
+
+
+@register(
+    "lms_k_diffusion",
+    convergence={1: 1, 2: 2, 3: 2, 4: 2},
+    directions="noise",
+    source="k-diffusion's sample_lms, which keeps its order in the step to σ = 0; elsewhere it is 'lms'.",
+    stock=(k_diffusion("sample_lms", options=lambda order: {"order": order}),),
+)
+def lms_k_diffusion(sigmas: Array, order: int, coordinate: str) -> Tableau:
+    return _adams_bashforth(sigmas, np.minimum(np.arange(1, len(sigmas)), order))
 
 
 @register(
@@ -69,7 +77,7 @@ def lms(sigmas: Array, order: int, coordinate: str) -> Tableau:
     ),
 )
 def deis_rhoab(sigmas: Array, order: int, coordinate: str) -> Tableau:
-    return _adams_bashforth(sigmas, order)
+    return _adams_bashforth(sigmas, counts_with_start(sigmas, order))
 
 
 _VP_SIGMA_MIN, _VP_SIGMA_MAX, _VP_EPSILON = 0.002, 80.0, 1e-3
