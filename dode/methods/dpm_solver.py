@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from dode.errors import GridError
 from dode.methods.assembly import singlestep
 from dode.methods.registry import comfyui, k_diffusion, register
 from dode.tableau import Array, Row, Tableau
@@ -63,16 +62,17 @@ def dpm_3(sigmas: Array, order: int, coordinate: str) -> Tableau:
     teacher="euler",
     source="DPM-Solver-fast; k-diffusion's sample_dpm_fast as ComfyUI calls it: the grid gives the ends and the number of "
     "evaluations, the steps between are its own, uniform in ln σ, of order 3 with one or two of lower order at the end. It "
-    "ends at the last σ above 0. A grid of σ and 0 alone, on which stock does nothing, is refused.",
-    stock=(comfyui("sample_dpm_fast"), k_diffusion("sample_dpm_fast")),
+    "ends at the last σ above 0. A grid of σ and 0 alone, on which stock returns its input, is an Euler step to 0.",
+    stock=(comfyui("sample_dpm_fast", fewest_steps=2), k_diffusion("sample_dpm_fast", fewest_steps=2)),
 )
 def dpm_fast(sigmas: Array, order: int, coordinate: str) -> Tableau:
     evaluations = len(sigmas) - 1
     end = float(sigmas[-1] if sigmas[-1] > 0 else sigmas[-2])
     if end == sigmas[0]:
-        raise GridError("'dpm_fast' stops at the last sigma above 0, so it needs at least two of them, got one.")
+        end = 0.0
     steps = evaluations // 3 + 1
     orders = [3] * (steps - 2) + [2, 1] if evaluations % 3 == 0 else [3] * (steps - 1) + [evaluations % 3]
-    levels = np.exp(np.linspace(np.log(sigmas[0]), np.log(end), steps + 1))
+    with np.errstate(divide="ignore"):
+        levels = np.exp(np.linspace(np.log(sigmas[0]), np.log(end), steps + 1))
     levels[0], levels[-1] = sigmas[0], end
     return singlestep(levels, "noise", lambda i, first: _step(orders[i], float(levels[i]), float(levels[i + 1]), first))
