@@ -19,6 +19,9 @@ from dode.parameter_file import load_parameters
 from dode.schedules import schedule
 from tests.comfyui import allow_cpu_only_torch
 
+# k-diffusion's own dependencies warn of each other.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 CONFIG = {
     "model": {
         "type": "image_v1",
