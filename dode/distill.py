@@ -8,7 +8,7 @@ Differences from the official code: the teacher's grid contains the student's, Î
 result are not fitted, and a correction that does not help them is shrunk or dropped.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,7 +167,7 @@ def distill(
     held, batches = _split(len(x), held_out, micro_batch, seed)
 
     with torch.no_grad():
-        levels = visited_levels(base)
+        levels = base.levels
         fine = teacher.tableau(levels)
         model.enter("teacher", fine.evaluations * len(x))
         targets = torch.empty(len(levels) - 1, *x.shape, dtype=x.dtype, device=x.device)
@@ -214,16 +214,11 @@ def planned_evaluations(
     Arguments are those of ``distill``. Raises what it raises for unusable settings.
     """
     base = build_tableau(method, sigmas, order, coordinate)
-    levels, teacher = visited_levels(base), teacher or _default_teacher(method, order, coordinate)
+    levels, teacher = base.levels, teacher or _default_teacher(method, order, coordinate)
     held = _held_count(samples, held_out)
     check = 2 * base.evaluations + teacher.halved().tableau(levels).evaluations
     counts = (teacher.tableau(levels).evaluations * samples, base.evaluations * samples, check * held)
     return dict(zip(STAGES, counts, strict=True))
-
-
-def visited_levels(tableau: Tableau) -> list[float]:
-    """All noise levels a solver visits, descending. Those of the student are the grid that the teacher subdivides."""
-    return sorted({tableau.sigma, *(row.sigma for row in tableau.rows)}, reverse=True)
 
 
 def _default_teacher(method: str, order: int | None, coordinate: str) -> Teacher:
@@ -336,7 +331,7 @@ def _check(
     x: Tensor,
     parameters: Parameters,
     teacher: Teacher,
-    levels: list[float],
+    levels: tuple[float, ...],
     target_at: dict[float, Tensor],
     held: list[int],
     micro_batch: int,
@@ -349,14 +344,14 @@ def _check(
     runs = 2 * base.evaluations + coarse.evaluations
     model.enter("check", runs * len(held))
 
-    def errors(tableau: Tableau, sigmas: list[float], every: int = 1) -> tuple[float, ...]:
+    def errors(tableau: Tableau, sigmas: Sequence[float], every: int = 1) -> tuple[float, ...]:
         squares: list[Array] = []
         for batch in torch.tensor(held).split(micro_batch):
             results = trajectory(model.on(batch), x[batch], tableau, every)
             squares.append(np.stack([_squares(r - target_at[s][batch]) for r, s in zip(results, sigmas, strict=True)]))
         return tuple(_rms(s, elements) for s in np.concatenate(squares, axis=1))
 
-    steps = list(base.sigmas[1:])
+    steps = base.sigmas[1:]
     before = errors(base, steps)
     after, strength = before, 0.0
     if parameters.values.any():

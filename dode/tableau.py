@@ -143,6 +143,11 @@ class Tableau:
         return (self.sigma, *(row.sigma for row in self.rows if row.commit))
 
     @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Every noise level that the start or a row's result lies at, descending, each once."""
+        return tuple(sorted({self.sigma, *(row.sigma for row in self.rows)}, reverse=True))
+
+    @cached_property
     def last_use(self) -> tuple[int, ...]:
         """For each evaluation, the last row that refers to it (-1 if none does)."""
         last = [-1] * self.evaluations

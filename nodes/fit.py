@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode.distill import Distillation, distill, planned_evaluations, visited_levels
+from dode.distill import Distillation, distill, planned_evaluations
 from dode.errors import FitError
 from dode.methods import build_tableau
 from dode.parameter_file import Entry
@@ -151,8 +151,8 @@ def _denoiser(
 def _sigma_lists(arguments: dict[str, Any], grid: list[float], teacher: Teacher) -> list[list[float]]:
     """The noise levels that the student visits, the teacher, and the teacher with half the substeps."""
     student = build_tableau(arguments["method"], grid, arguments.get("order"), arguments["coordinate"])
-    visited = visited_levels(student)
-    return [visited, *(visited_levels(each.tableau(visited)) for each in (teacher, teacher.halved()))]
+    visited = list(student.levels)
+    return [visited, *(list(each.tableau(visited).levels) for each in (teacher, teacher.halved()))]
 
 
 def _holds(levels: list[float], sigma: float) -> bool:

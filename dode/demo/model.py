@@ -30,7 +30,7 @@ class EmbeddedModel:
 
     name, family, prediction = "embedded", "dode.demo.UNet", "edm"
     shape, channels = (3, 32, 32), 3
-    sigma_min, sigma_max = 0.002, 80.0
+    sigma_min, sigma_max = 0.02, 80.0
 
     def __init__(self, network: UNet):
         self.network = network

@@ -1,0 +1,295 @@
+"""What the commands of the command line do. Each takes the parsed options and returns the exit status."""
+
+import json
+from argparse import Namespace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from dode.correction import Parameters
+from dode.distill import distill as fit
+from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
+from dode.measure import Bench, rms
+from dode.methods import METHODS, build_tableau, get_method, steps_within
+from dode.models import Model, load_model
+from dode.parameter_file import Entry, ParameterFile, load_parameters, save_parameters
+from dode.progress import Bars
+from dode.schedules import schedule
+from dode.tableau import Tableau
+from dode.teacher import Teacher
+
+
+def _model(options: Namespace) -> Model:
+    return load_model(
+        options.model,
+        shape=options.shape,
+        sigma_min=options.sigma_min,
+        sigma_max=options.sigma_max,
+        guidance=options.guidance,
+        device=options.device,
+    )
+
+
+def _grid(model: Model, name: str, method: str, order: int | None, evaluations: int) -> Any:
+    steps = steps_within(method, evaluations, order)
+    if steps == 0:
+        raise MethodError(f"{method!r} needs more than {evaluations} evaluations for one step.")
+    return schedule(name, steps, model.sigma_min, model.sigma_max)
+
+
+def table_text(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _summary(entries: list[Entry]) -> str:
+    rows = [["solver", "NFE", "error base", "distilled", "ratio"]]
+    for entry in entries:
+        report = entry.report
+        assert report is not None
+        ratio = report.error_distilled / report.error_base if report.error_base else 1.0
+        rows.append(
+            [
+                entry.parameters.method,
+                str(entry.evaluations),
+                f"{report.error_base:.4f}",
+                f"{report.error_distilled:.4f}",
+                f"{ratio:.2f}",
+            ]
+        )
+    return table_text(rows)
+
+
+def distill(options: Namespace) -> int:
+    """Fit, save, and print what the held-out samples say."""
+    entry = get_method(options.method)
+    if options.output.suffix != ".safetensors":
+        raise ParameterFileError(f"A parameter file's name must end in .safetensors, got {options.output.name!r}.")
+    if options.output.exists() and not options.overwrite:
+        raise FileExistsAlready(f"{options.output} exists already. Choose another name, or add --overwrite.")
+    if options.samples < 2:
+        raise FitError(f"--samples must be at least 2, got {options.samples}: one is fitted and one judges.")
+    model = _model(options)
+    chosen = options.teacher or entry.teacher
+    same = get_method(chosen).name == entry.name
+    teacher = Teacher(chosen, options.order if same else None, options.substeps, model.coordinate)
+    entries: list[Entry] = []
+    for evaluations in sorted(set(options.evaluations)):
+        sigmas = _grid(model, options.schedule, entry.name, options.order, evaluations)
+        with Bars(f"{entry.name} {evaluations} ") as bars:
+            result = fit(
+                model.denoiser,
+                model.noise(options.samples, options.seed, float(sigmas[0])),
+                sigmas,
+                method=entry.name,
+                order=options.order,
+                coordinate=model.coordinate,
+                directions=options.directions,
+                teacher=teacher,
+                held_out=options.held_out,
+                micro_batch=options.micro_batch,
+                extra_args=model.extra_args,
+                device=model.device,
+                seed=options.seed,
+                progress=bars,
+            )
+        entries.append(Entry(result.parameters, model.info, options.guidance, result.report))
+    content = ParameterFile(tuple(entries), options.author, options.licence, options.notes)
+    save_parameters(options.output, content, overwrite=options.overwrite)
+    print(_summary(entries))
+    print(
+        f"\nError: RMS distance to the teacher on {entries[0].report.held_out} held-out samples." if entries[0].report else ""
+    )
+    print(f"Saved {options.output}")
+    return 0
+
+
+def choose_entry(content: ParameterFile, evaluations: int, method: str | None = None) -> Entry:
+    """The entry for a number of evaluations. Raises ParameterError with what there is."""
+    name = get_method(method).name if method else None
+    for entry in content.entries:
+        if entry.evaluations == evaluations and name in (None, entry.parameters.method):
+            return entry
+    there = ", ".join(f"{entry.parameters.method} {entry.evaluations}" for entry in content.entries)
+    raise ParameterError(f"The file has no entry for {method or 'any solver'} at {evaluations} evaluations. It has: {there}.")
+
+
+def sample(options: Namespace) -> int:
+    """Sample and write latents or pictures."""
+    if options.output.suffix not in (".safetensors", ".png"):
+        raise ModelError(f"OUT must end in .safetensors or .png, got {options.output.name!r}.")
+    if options.output.exists() and not options.overwrite:
+        raise FileExistsAlready(f"{options.output} exists already. Choose another name, or add --overwrite.")
+    if options.count < 1 or options.micro_batch < 1:
+        raise ModelError("--count and --micro-batch must be at least 1.")
+    model = _model(options)
+    if options.parameters is None:
+        method = options.method or "euler"
+        sigmas = _grid(model, options.schedule, method, options.order, options.evaluations)
+        tableau = build_tableau(method, sigmas, options.order, model.coordinate)
+    else:
+        content = load_parameters(options.parameters)
+        entry = choose_entry(content, options.evaluations, options.method)
+        warn_of_differences(entry, model, options.guidance)
+        tableau = entry.parameters.tableau(strength=options.strength)
+    latents = Bench(model, options.count, options.seed, options.micro_batch).run(tableau)
+    _write(options.output, latents)
+    print(f"{options.count} samples at {tableau.evaluations} evaluations: {options.output}")
+    return 0
+
+
+def warn_of_differences(entry: Entry, model: Model, guidance: float) -> None:
+    """Refuse parameters of another kind of model; say what else differs."""
+    theirs, ours = entry.model, model.info
+    for name, mine in (("prediction", ours.prediction), ("channels", ours.channels)):
+        value = getattr(theirs, name)
+        if value and mine and value != mine:
+            raise ParameterError(f"These parameters were fitted on a model with {name} {value}; this one has {mine}.")
+    if theirs.name and theirs.name != ours.name:
+        print(f"Note: fitted on {theirs.name}, used on {ours.name}.")
+    if entry.guidance is not None and entry.guidance != guidance:
+        print(f"Note: fitted at guidance {entry.guidance:g}, used at {guidance:g}.")
+
+
+def _write(path: Path, latents: Tensor) -> None:
+    if path.suffix == ".png":
+        from dode.plots import sheet
+
+        if latents.ndim != 4 or latents.shape[1] != 3:
+            raise ModelError(
+                f"A picture sheet needs samples of shape (3, H, W), got {tuple(latents.shape[1:])}; write .safetensors."
+            )
+        rows = [("", batch) for batch in latents.split(8)]
+        rows[-1] = ("", torch.cat([rows[-1][1], -torch.ones(len(rows[0][1]) - len(rows[-1][1]), *latents.shape[1:])]))
+        sheet(rows, path, scale=3)
+        return
+    try:
+        path.write_bytes(save_tensors({"latents": latents.contiguous()}))
+    except OSError as error:
+        raise ParameterFileError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
+def info(options: Namespace) -> int:
+    """Print everything a file says."""
+    content = load_parameters(options.file)
+    if options.json:
+        described = [{**asdict(e), "evaluations": e.evaluations} for e in (replace(entry) for entry in content.entries)]
+        for item in described:
+            item["parameters"]["values"] = item["parameters"]["values"].tolist()
+        words = {name: getattr(content, name) for name in ("author", "licence", "notes", "software")}
+        print(json.dumps({"file": str(options.file), **words, "entries": described}, indent=2))
+        return 0
+    print(f"{options.file}: {len(content.entries)} distilled sampler(s), written by {content.software or 'unknown software'}")
+    for name in ("author", "licence", "notes"):
+        if getattr(content, name):
+            print(f"{name}: {getattr(content, name)}")
+    for entry in content.entries:
+        print("\n" + describe(entry))
+    return 0
+
+
+def describe(entry: Entry) -> str:
+    """An entry in words."""
+    p, m, r = entry.parameters, entry.model, entry.report
+    kinds = [part for part in (m.family, m.prediction, f"{m.channels} channels" if m.channels else "") if part]
+    lines = [
+        f"D-{p.method} (order {p.order}), {entry.evaluations} evaluations, {p.directions} prediction, {p.coordinate}",
+        f"  model     {m.name or 'unknown'} ({', '.join(kinds) or 'nothing known'})",
+        f"  guidance  {'unknown' if entry.guidance is None else format(entry.guidance, 'g')}",
+        f"  sigmas    {' '.join(f'{s:.4g}' for s in p.sigmas)}",
+        *(f"  lambda {row + 1:<3}{' '.join(f'{v:+.4f}' for v in values)}" for row, values in enumerate(p.values)),
+    ]
+    if r is not None:
+        t = r.teacher
+        ratio = r.error_distilled / r.error_base if r.error_base else 1.0
+        lines += [
+            f"  teacher   {t.method}, {t.substeps} substeps a step (its own error {r.teacher_error:.4g})",
+            f"  samples   {r.samples}, {r.held_out} of them held out, seed {r.seed}",
+            f"  error     {r.error_base:.4g} base, {r.error_distilled:.4g} distilled, ratio {ratio:.2f} (held out)",
+            f"  guard     kept {' '.join(f'{k:g}' for k in r.kept)} of the rows' corrections, {r.strength:g} of the whole",
+            f"  cost      {', '.join(f'{count} {stage}' for stage, count in r.model_evaluations.items())} evaluations",
+        ]
+    return "\n".join(lines)
+
+
+def check(options: Namespace) -> int:
+    """Measure a file's claim again on fresh noise."""
+    content = load_parameters(options.file)
+    if options.count < 1 or options.micro_batch < 1:
+        raise ModelError("--count and --micro-batch must be at least 1.")
+    model = _model(options)
+    bench = Bench(model, options.count, options.seed, options.micro_batch)
+    rows = [["solver", "NFE", "base", "distilled", "ratio", "claimed"]]
+    worse = 0
+    for entry in content.entries:
+        warn_of_differences(entry, model, options.guidance)
+        if entry.report is not None and entry.report.seed == options.seed:
+            raise FitError(f"Seed {options.seed} is the one that was fitted; choose another, so that the noise is fresh.")
+        base, distilled = _errors(bench, entry.parameters, _reference(entry))
+        worse += distilled > base
+        claimed = entry.report.error_distilled / entry.report.error_base if entry.report and entry.report.error_base else None
+        cells = [
+            f"{base:.4f}",
+            f"{distilled:.4f}",
+            f"{distilled / base if base else 1:.2f}",
+            "" if claimed is None else f"{claimed:.2f}",
+        ]
+        rows.append([entry.parameters.method, str(entry.evaluations), *cells])
+    print(table_text(rows))
+    print(f"\nError: RMS distance to the file's teacher on {options.count} fresh samples, seed {options.seed}.")
+    if worse:
+        print(f"{worse} of {len(content.entries)} distilled samplers are worse than their base on this model.")
+    return 1 if worse else 0
+
+
+def _reference(entry: Entry) -> Tableau:
+    teacher = entry.report.teacher if entry.report else Teacher(coordinate=entry.parameters.coordinate)
+    return teacher.tableau(entry.parameters.base().levels)
+
+
+def _errors(bench: Bench, parameters: Parameters, reference: Tableau) -> tuple[float, float]:
+    with Bars(f"{parameters.method} ") as bars:
+        tables = [reference, parameters.base(), parameters.tableau()]
+        total, done = bench.count * sum(t.evaluations for t in tables), 0
+
+        def tick(evaluations: int) -> None:
+            nonlocal done
+            done += evaluations
+            bars("check", done, total)
+
+        target, base, distilled = (bench.run(t, tick) for t in tables)
+    return rms(base, target), rms(distilled, target)
+
+
+def plot(options: Namespace) -> int:
+    """Draw a file's parameters and errors."""
+    from dode.plots import plot_entries
+
+    content = load_parameters(options.file)
+    print(plot_entries(content.entries[:8], options.output or options.file.with_suffix(".png")))
+    return 0
+
+
+def methods(options: Namespace) -> int:
+    """List the solvers."""
+    for method in METHODS.values():
+        orders = "/".join(map(str, method.convergence))
+        print(f"{', '.join((method.name, *method.aliases)):16} order {orders:8} {method.source}")
+    return 0
+
+
+def demo(options: Namespace) -> int:
+    """Run the demonstration."""
+    from dode.demo.run import run
+
+    if options.samples < 8:
+        raise FitError(f"--samples must be at least 8, got {options.samples}.")
+    return run(options.output, options.samples, options.guidance)

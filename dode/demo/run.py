@@ -1,0 +1,157 @@
+"""The demonstration: distill on the embedded model, measure on fresh noise, draw what came out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dode.commands import table_text
+from dode.demo.pictures import CLASSES
+from dode.distill import distill
+from dode.measure import Bench, rms
+from dode.methods import METHODS, build_tableau, steps_within
+from dode.models import Model, load_model
+from dode.parameter_file import Entry, ParameterFile, save_parameters
+from dode.plots import plot_entries, pyplot, sheet
+from dode.progress import Bars
+from dode.schedules import schedule
+from dode.tableau import Tableau
+from dode.teacher import Teacher
+
+BUDGETS = (4, 5, 6, 8, 10)
+DISTILLED = ("euler", "ipndm")
+SCHEDULES = ("karras", "exponential")
+TEST_SEED, TEST_SAMPLES, SHOWN = 1000, 24, 8
+REFERENCE_STEPS = 100
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One solver at one number of evaluations: its samples and their distance to the reference."""
+
+    label: str
+    samples: Tensor
+    error: float
+
+
+def _distill(model: Model, method: str, samples: int, guidance: float) -> list[Entry]:
+    entries: list[Entry] = []
+    for budget in BUDGETS:
+        sigmas = schedule("karras", steps_within(method, budget), model.sigma_min, model.sigma_max)
+        start = model.noise(samples, 0, float(sigmas[0]))
+        with Bars(f"D-{method} {budget:2} NFE ") as bars:
+            result = distill(
+                model.denoiser,
+                start,
+                sigmas,
+                method=method,
+                directions="data",
+                teacher=Teacher("euler" if method == "euler" else method, substeps=10),
+                extra_args=model.extra_args,
+                micro_batch=16,
+                progress=bars,
+            )
+        entries.append(Entry(result.parameters, model.info, guidance, result.report))
+    return entries
+
+
+def _undistilled(model: Model, budget: int) -> list[tuple[str, Tableau]]:
+    found: list[tuple[str, Tableau]] = []
+    for method in METHODS.values():
+        for order in method.convergence:
+            steps = steps_within(method.name, budget, order)
+            for name in SCHEDULES if steps else ():
+                grid = schedule(name, steps, model.sigma_min, model.sigma_max)
+                several = len(method.convergence) > 1
+                found.append(
+                    (f"{method.name}{f'({order})' if several else ''} {name}", build_tableau(method.name, grid, order))
+                )
+    return found
+
+
+def run(output: Path, samples: int, guidance: float) -> int:
+    """Run all of it and write into a folder; returns the exit status."""
+    started = time.time()
+    pyplot()
+    output.mkdir(parents=True, exist_ok=True)
+    model = load_model(guidance=guidance)
+    print(
+        f"Distilling {' and '.join(f'D-{m}' for m in DISTILLED)} at {BUDGETS} evaluations on {samples} noise samples.",
+        flush=True,
+    )
+    entries = {method: _distill(model, method, samples, guidance) for method in DISTILLED}
+    everything = [entry for method in DISTILLED for entry in entries[method]]
+    file = save_parameters(
+        output / "demo.safetensors", ParameterFile(tuple(everything), notes="The demo's samplers."), overwrite=True
+    )
+
+    bench = Bench(model, TEST_SAMPLES, TEST_SEED)
+    candidates = {budget: _undistilled(model, budget) for budget in BUDGETS}
+    reference_table = build_tableau("heun", schedule("karras", REFERENCE_STEPS, model.sigma_min, model.sigma_max))
+    print(
+        f"Measuring on {TEST_SAMPLES} fresh noise samples, against {reference_table.evaluations} evaluations of Heun.",
+        flush=True,
+    )
+    teachers = {b: Teacher("euler").tableau(entries["euler"][i].parameters.base().levels) for i, b in enumerate(BUDGETS)}
+    total = reference_table.evaluations + sum(t.evaluations for t in teachers.values())
+    total += sum(t.evaluations for c in candidates.values() for _, t in c) + sum(e.evaluations for e in everything)
+    done = 0
+    with Bars("") as bars:
+
+        def tick(evaluations: int) -> None:
+            nonlocal done
+            done += evaluations
+            bars("measure", done, total * TEST_SAMPLES)
+
+        reference = bench.run(reference_table, tick)
+
+        def measure(label: str, tableau: Tableau) -> _Result:
+            result = bench.run(tableau, tick)
+            return _Result(label, result, rms(result, reference))
+
+        shown: dict[int, dict[str, _Result]] = {}
+        for i, budget in enumerate(BUDGETS):
+            plain = [measure(label, tableau) for label, tableau in candidates[budget]]
+            shown[budget] = {
+                "base": next(r for r in plain if r.label == "euler karras"),
+                **{f"D-{m}": measure(f"D-{m}", entries[m][i].parameters.tableau()) for m in DISTILLED},
+                "best": min(plain, key=lambda r: r.error),
+                "teacher": measure("teacher", teachers[budget]),
+            }
+
+    rows = [["NFE", "euler", *(f"D-{m}" for m in DISTILLED), "best undistilled", "", "teacher (10x)"]]
+    for budget, results in shown.items():
+        best = results["best"]
+        cells = [f"{results[key].error:.4f}" for key in ("base", *(f"D-{m}" for m in DISTILLED))]
+        rows.append([str(budget), *cells, f"{best.error:.4f}", best.label, f"{results['teacher'].error:.4f}"])
+    print(f"\nRMS distance to the reference, {TEST_SAMPLES} fresh samples, guidance {guidance:g}:\n\n{table_text(rows)}\n")
+    pictures = _sheet(shown, reference, output / "demo_sheet.png")
+    plots = [plot_entries(entries[m], output / f"demo_{m}.png") for m in DISTILLED]
+    print(f"Parameters     {file.resolve()}")
+    print(f"Picture sheet  {pictures.resolve()}")
+    for plot in plots:
+        print(f"λ and errors   {plot.resolve()}")
+    print(f"Done in {time.time() - started:.0f} s.")
+    return 0
+
+
+def _sheet(shown: dict[int, dict[str, _Result]], reference: Tensor, path: Path) -> Path:
+    picked = torch.arange(SHOWN)
+    rows: list[tuple[str, Tensor]] = []
+    for budget, results in shown.items():
+        kept = min((f"D-{m}" for m in DISTILLED), key=lambda key: results[key].error)
+        named = [
+            ("euler", "base"),
+            ("D-euler", "D-euler"),
+            (kept, kept),
+            (results["best"].label, "best"),
+            ("teacher", "teacher"),
+        ]
+        if kept == "D-euler":
+            del named[2]
+        rows += [(f"{budget} NFE  {label}", results[key].samples[picked]) for label, key in named]
+    rows.append(("reference", reference[picked]))
+    title = f"The same noise by each sampler; classes {', '.join(CLASSES)}"
+    return sheet(rows, path, title)

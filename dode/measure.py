@@ -1,0 +1,44 @@
+"""Measuring solvers on a model: how far from the reference they land on noise that nothing was fitted on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dode.models import Model
+from dode.sampling import sample
+from dode.tableau import Tableau
+
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, a noise seed and a number of samples: the same noise for every solver that runs on it."""
+
+    model: Model
+    count: int
+    seed: int
+    micro_batch: int = 32
+
+    def run(self, tableau: Tableau, tick: Tick | None = None) -> Tensor:
+        """Sample the batch with a solver: (count, …) on the CPU. ``tick`` gets the size of each batch evaluated."""
+        starts = self.model.noise(self.count, self.seed, tableau.sigma)
+        results: list[Tensor] = []
+        for batch in torch.arange(self.count).split(self.micro_batch):
+            extra = self.model.extra_args(batch)
+
+            def denoise(x: Tensor, sigma: Tensor, extra: dict = extra) -> Tensor:
+                if tick is not None:
+                    tick(len(x))
+                return self.model.denoiser(x, sigma, **extra)
+
+            with torch.no_grad():
+                results.append(sample(denoise, starts[batch].to(self.model.device), tableau).cpu())
+        return torch.cat(results)
+
+
+def rms(a: Tensor, b: Tensor) -> float:
+    """Root of the mean squared difference over all elements."""
+    return float((a.double() - b.double()).square().mean().sqrt())
