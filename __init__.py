@@ -6,7 +6,7 @@ Importing this does nothing else, so that test runners and other tools may impor
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():  # noqa: ANN201 (the type belongs to the host)
+async def comfy_entrypoint():
     """Called once by ComfyUI while it starts."""
     from .nodes.extension import DodeExtension
 

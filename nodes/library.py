@@ -73,20 +73,24 @@ def _state(path: Path) -> tuple[int, int]:
 
 def entries() -> Iterator[tuple[str, Entry]]:
     """All entries of all files that can be read, newest file first."""
-    dated: list[tuple[int, str]] = []
-    for name in names():
-        try:
-            dated.append((_state(path_of(name))[0], name))
-        except ParameterFileError:
-            continue  # deleted since the list was made
-    for _, name in sorted(dated, key=lambda pair: (-pair[0], pair[1])):
-        try:
-            content = load(name)
-        except DodeError as error:
-            _warn_once(f"{name} is left out: {error}")
-            continue
-        for entry in content.entries:
+    for name in sorted(names(), key=lambda name: (-_modified(name), name)):
+        for entry in _entries_of(name):
             yield name, entry
+
+
+def _modified(name: str) -> int:
+    try:
+        return _state(path_of(name))[0]
+    except ParameterFileError:
+        return 0  # deleted since the list was made
+
+
+def _entries_of(name: str) -> tuple[Entry, ...]:
+    try:
+        return load(name).entries
+    except DodeError as error:
+        _warn_once(f"{name} is left out: {error}")
+        return ()
 
 
 _warned: set[str] = set()

@@ -22,7 +22,7 @@ _PREDICTIONS = (
 
 
 def prediction_of(model_sampling: Any) -> str:
-    """"eps", "v", "edm", "flow", "x0", or "" for a kind unknown to this pack.
+    """ "eps", "v", "edm", "flow", "x0", or "" for a kind unknown to this pack.
 
     Taken from ``model_sampling``, which nodes like ModelSamplingSD3 replace; the model's own type would be stale.
     """
@@ -42,9 +42,11 @@ def coordinate_of(prediction: str) -> str:
 def model_info(model: Any) -> ModelInfo:
     """Describe a model patcher."""
     latent_format = model.get_model_object("latent_format")
+    config = model.model.model_config
     return ModelInfo(
         name=_checkpoint_name(model),
-        family=type(model.model.model_config).__name__,
+        # The demo model names its family itself: that of the same network on the command line.
+        family=str(getattr(config, "dode_family", type(config).__name__)),
         prediction=prediction_of(model.get_model_object("model_sampling")),
         channels=int(latent_format.latent_channels),
     )
@@ -52,7 +54,10 @@ def model_info(model: Any) -> ModelInfo:
 
 def _checkpoint_name(model: Any) -> str:
     # Private to the host, and absent for models that another pack's loader made: then there is no name.
-    made_by = getattr(model, "cached_patcher_init", None)
+    named = getattr(model.model.model_config, "dode_name", None)
+    if named:
+        return str(named)
+    made_by: Any = getattr(model, "cached_patcher_init", None)
     try:
         path = made_by[1][0]
     except (TypeError, IndexError, KeyError):

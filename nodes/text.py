@@ -18,10 +18,8 @@ def gain(entry: Entry) -> str:
     report = entry.report
     if report is None:
         return "No measurements in the file."
-    if report.error_base > 0:
-        change = f" ({100 * (report.error_distilled / report.error_base - 1):+.0f} %)"
-    else:
-        change = ""
+    before, after = report.error_base, report.error_distilled
+    change = f" ({100 * (after / before - 1):+.0f} %)" if before > 0 else ""
     return (
         f"Error against the teacher on {report.held_out} held-out samples: "
         f"{report.error_base:.4g} undistilled, {report.error_distilled:.4g} distilled{change}."

@@ -71,7 +71,7 @@ class ComfyServer:
         command = [sys.executable, str(Path(__file__).with_name("launch.py")), str(folder)]
         command += [word for path in hide for word in ("--hide", path)]
         command += ["--", "--cpu", "--port", str(self.port), "--base-directory", str(base), "--preview-method", "latent2rgb"]
-        command += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        command += ["--disable-api-nodes"]
         environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=base)
@@ -80,14 +80,18 @@ class ComfyServer:
     def _wait(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
-            try:
-                self.get("/system_stats")
-            except OSError:
-                time.sleep(0.2)
-            else:
+            if self._answers():
                 return
+            time.sleep(0.2)
         self.close()
         raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-6000:]}")
+
+    def _answers(self) -> bool:
+        try:
+            self.get("/system_stats")
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         self.process.terminate()
