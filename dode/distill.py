@@ -26,7 +26,7 @@ from dode.teacher import Teacher, trajectory
 
 ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
 Progress = Callable[[str, int, int], None]
-STAGES = ("teacher", "student", "check")
+STAGES = ("teacher", "student", "fit", "check")
 _STRENGTHS = (1.0, 0.5, 0.25)
 
 
@@ -150,7 +150,8 @@ def distill(
         extra_args: passed to the denoiser; or a function from sample indices (B,) to them, where they differ by sample.
         device: where the denoiser wants its input; x's device by default.
         seed: of the split into fitted and held-out samples.
-        progress: called with (stage, done, total) after every model call; stages are "teacher", "student" and "check".
+        progress: called with (stage, done, total): after every model call, counted in evaluations times samples, with the
+            stage "teacher", "student" or "check"; and with "fit", counted in rows, when a row of the student is fitted.
 
     Returns:
         Parameters and a report. With the guard, the distilled solver's held-out error is never above the base solver's.
@@ -285,6 +286,8 @@ def _fit_rows(
         grams = [_gram(walk, row, target_at[row.sigma][batch], h, usable) for walk, batch in zip(walks, batches, strict=True)]
         values[number, :usable], part = _solve(np.concatenate(grams), ridge, held, guard)
         kept.append(part)
+        if model.progress is not None:
+            model.progress("fit", number + 1, len(base.rows))
         row = edit_row(row, converter.sigma, form, converter.evaluations, values[number])
         converter.append(row)
         results = [walk.combine(row) for walk in walks]

@@ -19,6 +19,10 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self._tqdm is None:
             return
+        if stage == "fit":  # goes on inside the student's stage
+            if self._bar is not None:
+                self._bar.set_postfix_str(f"fit {done}/{total} rows", refresh=False)
+            return
         if self._bar is None or stage != self._stage:
             self.close()
             self._stage = stage

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -13,6 +11,5 @@ def model(request: pytest.FixtureRequest) -> GaussianMixture:
 
 
 @pytest.fixture(autouse=True)
-def _same_random_numbers() -> Iterator[None]:
+def _same_random_numbers() -> None:
     torch.manual_seed(0)
-    yield

@@ -28,7 +28,7 @@ def test_observed_order_is_the_declared_one(name: str, order: int, model: Gaussi
         float((sample(model, x, build_tableau(name, smooth_grid(n, model.flow), order, where)) - truth).norm()) for n in STEPS
     ]
     declared, observed = METHODS[name].convergence[order], np.log2(errors[0] / errors[1])
-    # From below this is sharp. From above it is not: a method whose start-up steps set the asymptotic order looks better before it.
+    # Sharp from below. Not from above: where start-up steps set the asymptotic order, a method looks better before it.
     assert declared - 0.2 < observed < declared + 0.9, errors
 
 

@@ -1,6 +1,7 @@
 """The loop: k-diffusion's conventions, precision, memory, and distilled parameters on it."""
 
 import gc
+import itertools
 import weakref
 from typing import Any
 
@@ -35,7 +36,7 @@ def start(count: int = 3) -> Tensor:
 
 def test_euler_against_the_textbook_loop() -> None:
     x = y = start()
-    for a, b in zip(SIGMAS[:-1], SIGMAS[1:], strict=True):
+    for a, b in itertools.pairwise(SIGMAS):
         y = y + (b - a) * (y - ring()(y, level(a))) / a
     assert (sample(ring(), x, build_tableau("euler", SIGMAS)) - y).abs().max() < 1e-12
 

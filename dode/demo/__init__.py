@@ -1,0 +1,1 @@
+"""The embedded model, the exact model for tests, and the demonstration."""

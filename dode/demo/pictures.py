@@ -333,3 +333,19 @@ def draw(labels: Tensor, generator: torch.Generator, size: int = 32) -> Tensor:
             paint(canvas)
             pictures[where] = canvas.rgb
     return pictures.clamp(0, 1) * 2 - 1
+
+
+def main() -> None:
+    """Draw a sheet: ``python -m dode.demo.pictures OUT.png``, twelve fresh pictures of each class."""
+    import sys
+    from pathlib import Path
+
+    from dode.plots import sheet
+
+    generator = torch.Generator().manual_seed(1)
+    drawn = [(name, draw(torch.full((12,), label), generator)) for label, name in enumerate(CLASSES)]
+    sheet(drawn, Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

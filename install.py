@@ -1,0 +1,116 @@
+"""Install and check D-ODE. Without a flag, this is what ComfyUI's Manager runs.
+
+python install.py           inside ComfyUI's Python: check that what the pack needs is there; torch is never touched
+python install.py --demo    make a virtual environment beside this file, distill on the embedded model, show the result
+python install.py --test    the same environment with the test tools; run the whole test suite
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import venv
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+OLDEST = (3, 10)
+NEEDED = ("torch", "numpy", "safetensors")
+
+
+class InstallError(Exception):
+    """Something is missing; the message says what and what to do."""
+
+
+def check_host() -> int:
+    """Say what the pack needs and finds in this Python. Everything it needs comes with ComfyUI."""
+    missing: list[str] = []
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            missing.append(name)
+            print(f"D-ODE: {name} is missing.")
+            continue
+        try:
+            print(f"D-ODE: {name} {version(name)} is here.")
+        except PackageNotFoundError:
+            print(f"D-ODE: {name} is here.")
+    if missing:
+        raise InstallError(
+            f"This Python ({sys.executable}) lacks {', '.join(missing)}, which ComfyUI itself needs. "
+            "Run this with ComfyUI's own Python, or repair ComfyUI (pip install -r requirements.txt in its folder)."
+        )
+    print("D-ODE: nothing to install. Restart ComfyUI to load the nodes.")
+    return 0
+
+
+def environment_python() -> Path:
+    return ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def prepare(extra: str) -> Path:
+    """Make the environment with an extra of pyproject.toml installed, or find it ready; returns its Python."""
+    python = environment_python()
+    files = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = ENVIRONMENT / f"installed-{extra}"
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted and _works(python):
+        print(f"The environment {ENVIRONMENT} is ready.", flush=True)
+        return python
+    if not (python.exists() and _works(python, pip=True)):
+        print(f"Making the environment {ENVIRONMENT} …", flush=True)
+        try:
+            venv.EnvBuilder(with_pip=True, clear=True).create(ENVIRONMENT)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise InstallError(
+                f"The environment could not be made: {error}. On Debian and Ubuntu: apt install python3-venv. "
+                f"Otherwise see that {ROOT} can be written to."
+            ) from error
+    print(f"Installing what '{extra}' needs (torch is large; this takes a few minutes the first time) …", flush=True)
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[{extra}]"]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise InstallError(
+            f"pip could not install the packages:\n{done.stderr.strip()[-1500:]}\n"
+            "If this machine is offline, go online once and run the command again; what was installed is kept."
+        )
+    stamp.write_text(wanted)
+    return python
+
+
+def _works(python: Path, pip: bool = False) -> bool:
+    code = "import pip" if pip else "import torch, numpy, safetensors, dode"
+    return subprocess.run([str(python), "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one of the three; returns the exit status."""
+    if sys.version_info < OLDEST:
+        print(f"D-ODE needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}.", file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--demo", action="store_true", help="install beside the code and run the demonstration")
+    group.add_argument("--test", action="store_true", help="install beside the code and run the test suite")
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (options.demo or options.test):
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        if options.demo:
+            return subprocess.run([str(prepare("demo")), "-m", "dode", "demo", *rest], cwd=ROOT).returncode
+        if options.test:
+            return subprocess.run([str(prepare("test")), "-m", "pytest", *rest], cwd=ROOT).returncode
+        return check_host()
+    except InstallError as error:
+        print(f"D-ODE: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("D-ODE: stopped. Run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
