@@ -175,7 +175,8 @@ def test_parameters_that_do_not_fit_together_are_refused(changes: dict[str, Any]
 
 
 def test_a_denoiser_that_returns_something_else_is_named() -> None:
-    for wrong in (lambda y, s: y[:1], lambda y, s: None):
+    wrong_ones: list[Any] = [lambda y, s: y[:1], lambda y, s: None]
+    for wrong in wrong_ones:
         with pytest.raises(ModelError, match="shaped like its input"):
             sample(wrong, start(), build_tableau("euler", SIGMAS))
 
