@@ -218,8 +218,8 @@ def planned_evaluations(
     levels, teacher = base.levels, teacher or _default_teacher(method, order, coordinate)
     held = _held_count(samples, held_out)
     check = 2 * base.evaluations + teacher.halved().tableau(levels).evaluations
-    counts = (teacher.tableau(levels).evaluations * samples, base.evaluations * samples, check * held)
-    return dict(zip(STAGES, counts, strict=True))
+    fine = teacher.tableau(levels)
+    return {"teacher": fine.evaluations * samples, "student": base.evaluations * samples, "check": check * held}
 
 
 def _default_teacher(method: str, order: int | None, coordinate: str) -> Teacher:

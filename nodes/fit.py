@@ -91,6 +91,7 @@ def run_fit(
             device=x.device,
             progress=progress,
         )
+        progress.finish()
         found.append(result)
         return x
 

@@ -1,7 +1,7 @@
 """Starting up: with parts of the host missing, beside other packs, switched off, and on the oldest host."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def distill_and_sample(server: ComfyServer) -> None:
     assert run.status == "success", run.error
 
 
-def test_nothing_is_said_but_the_import_time(comfy: ComfyServer, record_property: pytest.RecordProperty) -> None:
+def test_nothing_is_said_but_the_import_time(comfy: ComfyServer, record_property: Callable[[str, object], None]) -> None:
     """How long the import took is printed by the host and reported here; it depends on the machine, so it is not judged."""
     record_property("import_seconds", comfy.import_seconds())
     lines = comfy.log().split("Starting server")[0].splitlines()

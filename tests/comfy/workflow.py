@@ -14,7 +14,7 @@ class Graph:
     def __init__(self) -> None:
         self.prompt: Prompt = {}
 
-    def add(self, kind: str, **inputs: Any) -> str:
+    def add(self, kind: str, /, **inputs: Any) -> str:
         number = str(len(self.prompt) + 1)
         self.prompt[number] = {"class_type": kind, "inputs": inputs}
         return number
