@@ -74,13 +74,15 @@ def test_distilling_shows_saves_and_is_not_done_twice(comfy: ComfyServer) -> Non
 def test_a_name_that_is_taken_gets_a_number(comfy: ComfyServer) -> None:
     graph = Graph()
     node = distill(graph, demo(graph), seed=3)
-    for _ in range(2):
-        graph.add("DODESave", parameters=link(node), name="taken", author="me", licence="CC0-1.0", notes="n")
+    for notes in ("first", "second"):
+        graph.add("DODESave", parameters=link(node), name="taken", author="me", licence="CC0-1.0", notes=notes)
     before = saved(comfy)
-    assert comfy.run(graph.prompt).status == "success"
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
     assert sorted(path.name for path in saved(comfy) - before) == ["taken.safetensors", "taken_00002.safetensors"]
-    file = load_parameters(comfy.base / "output" / "dode" / "taken.safetensors")
-    assert (file.author, file.licence, file.notes) == ("me", "CC0-1.0", "n")
+    files = [load_parameters(comfy.base / "output" / "dode" / f"taken{end}.safetensors") for end in ("", "_00002")]
+    assert {file.notes for file in files} == {"first", "second"}
+    assert {(file.author, file.licence) for file in files} == {("me", "CC0-1.0")}
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/absolute", "a\\b", ".hidden", "x" * 200, "colon:name"])

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.comfy.conftest import PACKS
 from tests.comfy.graphs import demo, distill, ksampler, sampler_custom
 from tests.comfy.server import ROOT, ComfyServer
