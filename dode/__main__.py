@@ -40,6 +40,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="embedded", metavar="MODEL", help=_MODEL_HELP)
     group.add_argument(
+        "--k-diffusion",
+        nargs=2,
+        metavar=("CONFIG", "CHECKPOINT"),
+        help="a k-diffusion model instead: its JSON config and its weights (.safetensors or .pth)",
+    )
+    group.add_argument(
         "--shape", type=_numbers, metavar="C,H,W", help="shape of one sample, where the denoiser has no such attribute"
     )
     group.add_argument("--sigma-min", type=float, metavar="S", help="smallest noise level of the schedule before the final 0")

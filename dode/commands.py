@@ -27,6 +27,7 @@ from dode.teacher import Teacher
 def _model(options: Namespace) -> Model:
     return load_model(
         options.model,
+        k_diffusion=options.k_diffusion,
         shape=options.shape,
         sigma_min=options.sigma_min,
         sigma_max=options.sigma_max,

@@ -8,6 +8,12 @@ evaluation to the next and keeps the row's sum, so the solver stays consistent a
 with e the denoised ("data") or noise ("noise") outputs, e_m the newest, and h the row's increment (1 - σ_row/σ_base, or
 σ_row - σ_base). Because of h, λ has no unit: it does not change with the scale of σ, and λ = 1/2 turns Euler on a uniform
 grid into the two-step Adams-Bashforth method. The official code adds λ · (e_m - e_{m-1}) without h; its λ is ours times h.
+In the stages of DPM-Solver-3 the paper's λ stands inside the bracket that the solver multiplies by another number than h; the
+direction is the same one.
+
+The first row has no earlier output and stays as it is. The paper does so in data prediction; in noise prediction its first
+step takes the noisy batch x for the missing output, ε - x, which costs consistency: the step would no longer be exact for a
+constant ε.
 """
 
 from collections.abc import Sequence
@@ -118,21 +124,38 @@ class Parameters:
         grid = check_sigmas(sigmas)
         first = self._find(grid)
         part = build_tableau(self.method, grid, self.order, self.coordinate)
-        steps = np.cumsum([0, *(row.commit for row in self.base().rows[:-1])])
-        rows = np.flatnonzero((steps >= first) & (steps < first + len(grid) - 1))
-        if len(rows) != len(part.rows):
+        rows: list[int] = []
+        stages = _by_step(self.base())[first : first + len(grid) - 1]
+        for mine, theirs in zip(_by_step(part), stages, strict=False):
+            rows += theirs[: len(mine)]  # a predictor-corrector does not correct its last step
+        fitted = [self.base().rows[row].sigma for row in rows]
+        if not _same([row.sigma for row in part.rows], fitted):
             raise ParameterError(f"{self.method!r} takes other stages on this part of its grid; run it on the whole grid.")
         return correct(part, self.directions, self.values[rows], strength)
 
     def _find(self, grid: Array) -> int:
         fitted = np.array(self.sigmas)
         for first in range(len(fitted) - len(grid) + 1):
-            if np.allclose(fitted[first : first + len(grid)], grid, rtol=SIGMA_TOLERANCE, atol=0):
+            if _same(fitted[first : first + len(grid)], grid):
                 return first
         raise ParameterError(
             f"These parameters were fitted on the {len(fitted) - 1}-step grid {_brief(fitted)}; {_brief(grid)} is no part "
             "of it. Sample on the fitted grid, or distill for this one."
         )
+
+
+def _same(sigmas: Sequence[float] | Array, others: Sequence[float] | Array) -> bool:
+    return len(sigmas) == len(others) and np.allclose(sigmas, others, rtol=SIGMA_TOLERANCE, atol=0)
+
+
+def _by_step(tableau: Tableau) -> list[list[int]]:
+    """The numbers of the rows of each step."""
+    steps: list[list[int]] = [[]]
+    for number, row in enumerate(tableau.rows):
+        steps[-1].append(number)
+        if row.commit:
+            steps.append([])
+    return steps[:-1]
 
 
 def _brief(sigmas: Array) -> str:

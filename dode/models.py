@@ -48,6 +48,7 @@ class Model:
 def load_model(
     spec: str = EMBEDDED,
     *,
+    k_diffusion: tuple[str, str] | None = None,
     shape: tuple[int, ...] | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -60,6 +61,7 @@ def load_model(
         spec: "embedded", or ``package.module:function``, a function without arguments that returns a denoiser. That may carry
             attributes shape, sigma_min, sigma_max, flow (bool), name, family, prediction, channels, and a method
             ``extra_args(guidance) -> (sample indices -> dict)``; the options here come before them.
+        k_diffusion: config and checkpoint of a k-diffusion model, in place of ``spec``.
         shape, sigma_min, sigma_max: in place of the denoiser's own attributes.
         guidance: passed to ``extra_args`` where the denoiser has that.
         device: where the denoiser wants its input.
@@ -67,10 +69,16 @@ def load_model(
     Raises:
         ModelError: no such module or function, or something needed is not known.
     """
-    if spec == EMBEDDED:
+    denoiser: Any
+    if k_diffusion is not None:
+        from dode import kdiffusion
+
+        denoiser = kdiffusion.load_model(*k_diffusion).to(device)
+        spec = k_diffusion[1]
+    elif spec == EMBEDDED:
         from dode.demo.model import embedded_model
 
-        denoiser: Any = embedded_model()
+        denoiser = embedded_model()
         if device != "cpu":
             denoiser.network.to(device)
     else:

@@ -67,7 +67,8 @@ def sheet(rows: Sequence[tuple[str, Tensor]], path: Path, title: str = "", scale
 
     count, height, width = len(rows[0][1]), rows[0][1].shape[-2], rows[0][1].shape[-1]
     dots = 100
-    left, head = 1.9, 0.35 if title else 0.05
+    longest = max(len(label) for label, _ in rows)
+    left, head = (0.2 + 0.068 * longest if longest else 0.05), 0.35 if title else 0.05
     size = (left + count * width * scale / dots + 0.05, head + len(rows) * height * scale / dots + 0.05)
     figure = plt.figure(figsize=size, dpi=dots)
     if title:

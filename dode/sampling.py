@@ -84,7 +84,7 @@ def sample(
     """
     arguments = dict(extra_args or {})
     ones = x.new_ones([x.shape[0]])
-    levels = torch.tensor(tableau.evaluation_sigmas, dtype=torch.float64).to(x.device, x.dtype)
+    levels = torch.tensor(tableau.evaluation_sigmas, dtype=torch.float64).to(x.dtype).to(x.device)
     walk = Walk(x, tableau.sigma, tableau.prediction)
     denoised = denoiser(x, levels[0] * ones, **arguments)
     walk.record(x, tableau.sigma, denoised)

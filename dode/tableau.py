@@ -88,6 +88,8 @@ class Tableau:
         rows: the updates, in order. Evaluation 0 is the one at the start; each row with ``evaluate`` adds the next.
         prediction: whether the weights refer to D ("data") or to ε ("noise"). It also says which of the two a sampler
             has to keep in memory.
+        consistent: False for the few stock samplers whose weights do not sum as they should and which are reproduced as they
+            are. They exist in the "noise" form only.
 
     Raises:
         TableauError: on construction, if the rows are not a consistent explicit solver.
@@ -96,10 +98,13 @@ class Tableau:
     sigma: float
     rows: tuple[Row, ...]
     prediction: Prediction = "data"
+    consistent: bool = True
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise TableauError(f"prediction must be 'data' or 'noise', got {self.prediction!r}.")
+        if not self.consistent and self.prediction != "noise":
+            raise TableauError("A solver that is not consistent can only be given in the 'noise' form.")
         if not self.rows or not (math.isfinite(self.sigma) and self.sigma > 0):
             raise TableauError(f"A solver needs a positive first sigma and at least one row, got sigma {self.sigma}.")
         if self.rows[-1].evaluate or not self.rows[-1].commit:
@@ -124,7 +129,7 @@ class Tableau:
                 )
             last, total, size = index, total + weight, size + abs(weight)
         wanted = increment(self.prediction, base, row.sigma)
-        if not abs(total - wanted) <= 1e-9 * max(size, abs(wanted), 1e-300):
+        if self.consistent and not abs(total - wanted) <= 1e-9 * max(size, abs(wanted), 1e-300):
             raise TableauError(f"Row {number} is not consistent: its weights sum to {total:.17g}, not {wanted:.17g}.")
 
     @cached_property
@@ -175,6 +180,10 @@ class Converter:
     """
 
     def __init__(self, base: Tableau, prediction: Prediction):
+        if not base.consistent and prediction != base.prediction:
+            raise TableauError(
+                "This stock solver's weights do not sum as they should, so it has no 'data' form. Use directions='noise'."
+            )
         self._base = base
         self._prediction: Prediction = prediction
         self._rows: list[Row] = []
@@ -219,7 +228,7 @@ class Converter:
         return 1 + sum(row.evaluate for row in self._rows)
 
     def tableau(self) -> Tableau:
-        return Tableau(self._base.sigma, tuple(self._rows), self._prediction)
+        return Tableau(self._base.sigma, tuple(self._rows), self._prediction, self._base.consistent)
 
 
 def sparse(weights: Array) -> Weights:

@@ -1,13 +1,46 @@
 """The registry of solvers: what a solver must say of itself, and the one function that builds its table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dode.coordinate import COORDINATES
 from dode.errors import MethodError
+from dode.methods.refused import refusal
 from dode.tableau import Array, Prediction, Tableau, check_sigmas
 
 Builder = Callable[..., Tableau]
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A sampler of another package that a method reproduces; the golden tests run the two against each other.
+
+    Attributes:
+        function: ``"module:name"``.
+        options: the keywords to call it with, by order.
+        orders: the orders at which the two agree; all of the method's if empty.
+        coordinates: the models on which the two agree.
+        fewest_steps: with fewer it does not work.
+        most_steps: with more, a final one to σ = 0 aside, it does not work; by order.
+    """
+
+    function: str
+    options: Callable[[int], Mapping[str, Any]] = lambda order: {}
+    orders: tuple[int, ...] = ()
+    coordinates: tuple[str, ...] = ("log_sigma", "flow")
+    fewest_steps: int = 1
+    most_steps: Callable[[int], float] = lambda order: float("inf")
+
+
+def comfyui(name: str, **fields: Any) -> Stock:
+    """A sampler of ComfyUI's k_diffusion.sampling."""
+    return Stock(f"comfy.k_diffusion.sampling:{name}", **fields)
+
+
+def k_diffusion(name: str, **fields: Any) -> Stock:
+    """A sampler of the package k-diffusion."""
+    return Stock(f"k_diffusion.sampling:{name}", **fields)
 
 
 @dataclass(frozen=True)
@@ -15,15 +48,16 @@ class Method:
     """A solver that can be built on any grid.
 
     Attributes:
-        name: the stock name in ComfyUI's sampler list.
+        name: the stock name in ComfyUI's sampler list; for the deterministic limit of an ancestral sampler, without that word.
         build: ``build(sigmas (n+1,) float64, order, coordinate) -> Tableau``; a solver that has but one order, or the same
             coordinate on every model, does not look at the last two.
         convergence: for each order the method offers, the order of convergence observed on a smooth grid (start-up steps
             of lower order included).
         default_order: the order used when none is asked for.
         directions: the paper's form of D-ODE for it: differences of denoised ("data") or of noise ("noise") outputs.
-        teacher: the paper's teacher for it, the name of a method.
-        source: paper, and the stock function whose behaviour it reproduces.
+        teacher: the paper's teacher for it, the name of a method; where the paper has none, the method itself.
+        source: paper, and the stock function whose behaviour it reproduces, with every deviation.
+        stock: those functions, for the tests.
         aliases: other names.
     """
 
@@ -34,6 +68,7 @@ class Method:
     directions: Prediction
     teacher: str
     source: str
+    stock: tuple[Stock, ...] = ()
     aliases: tuple[str, ...] = ()
 
 
@@ -45,16 +80,19 @@ def register(
     name: str,
     *,
     convergence: dict[int, int],
-    default_order: int,
-    directions: Prediction = "data",
-    teacher: str,
     source: str,
+    default_order: int | None = None,
+    directions: Prediction = "data",
+    teacher: str | None = None,
+    stock: tuple[Stock, ...] = (),
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Builder], Builder]:
-    """Enter the decorated builder under a name; the fields are those of ``Method``."""
+    """Enter the decorated builder under a name. The fields are those of ``Method``; the default order is the highest one, the
+    default teacher the solver itself."""
 
     def enter(build: Builder) -> Builder:
-        method = Method(name, build, convergence, default_order, directions, teacher, source, aliases)
+        chosen = max(convergence) if default_order is None else default_order
+        method = Method(name, build, convergence, chosen, directions, teacher or name, source, stock, aliases)
         for each in (name, *aliases):
             if each in _NAMES:
                 raise MethodError(f"A method named {each!r} is registered already.")
@@ -69,9 +107,12 @@ def get_method(name: str) -> Method:
     """Look a solver up by its name or alias.
 
     Raises:
-        MethodError: no such solver; the message lists those there are.
+        MethodError: no such solver; the message says why a known sampler is none, or lists those there are.
     """
     if name not in _NAMES:
+        reason = refusal(name)
+        if reason:
+            raise MethodError(f"{name!r} cannot be distilled: {reason}")
         raise MethodError(f"Unknown solver {name!r}. Choose one of: {', '.join(sorted(_NAMES))}.")
     return _NAMES[name]
 

@@ -1,11 +1,14 @@
 """Nodes for the tests: tiny models of every kind, through the host's own model classes, with fixed random weights."""
 
+import importlib
+import sys
 from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.samplers
 import comfy.supported_models_base
 import torch
 from comfy.model_base import ModelType
@@ -82,4 +85,22 @@ class WatchSigmas:
         return (patched,)
 
 
-NODE_CLASS_MAPPINGS = {"DodeTestModel": TestModel, "DodeTestWatchSigmas": WatchSigmas}
+class StockSampler:
+    """The host's own sampler function that a method of this pack says it reproduces, as a SAMPLER."""
+
+    RETURN_TYPES = ("SAMPLER",)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"method": ("STRING", {}), "number": ("INT", {})}}
+
+    def make(self, method: str, number: int) -> tuple[Any]:
+        entry = sys.modules["dode.methods"].get_method(method)
+        module, _, name = entry.stock[number].function.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        return (comfy.samplers.KSAMPLER(function, dict(entry.stock[number].options(entry.default_order))),)
+
+
+NODE_CLASS_MAPPINGS = {"DodeTestStockSampler": StockSampler, "DodeTestModel": TestModel, "DodeTestWatchSigmas": WatchSigmas}

@@ -1,0 +1,173 @@
+"""What every registered solver can do, and what the names of stock samplers lead to."""
+
+import importlib
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dode import METHODS, build_tableau, sample
+from dode.correction import Parameters
+from dode.demo.mixture import ring
+from dode.distill import distill
+from dode.errors import MethodError, ParameterError, TableauError
+from dode.methods import get_method
+from dode.methods import registry as registry_module
+from dode.parameter_file import Entry, load_parameters, save_parameters
+from dode.teacher import Teacher
+from tests.comfyui import allow_cpu_only_torch, import_comfy
+from tests.stock import StockModel, run_stock
+
+GRID = [12.0, 6.0, 2.5, 1.0, 0.3, 0.05, 0.0]
+FLOW_GRID = [1.0, 0.9, 0.75, 0.55, 0.35, 0.15, 0.0]
+
+
+@pytest.mark.parametrize("flow", [False, True], ids=["variance exploding", "flow"])
+@pytest.mark.parametrize("name", METHODS)
+def test_distill_save_load_and_sample(name: str, flow: bool, tmp_path: Path) -> None:
+    coordinate, grid = ("flow", FLOW_GRID) if flow else ("log_sigma", GRID)
+    x = torch.randn(16, 4, dtype=torch.float64) * grid[0]
+    teacher = Teacher(METHODS[name].teacher, substeps=3, coordinate=coordinate)
+    found = distill(ring(flow=flow), x, grid, method=name, coordinate=coordinate, teacher=teacher)
+    assert found.report.error_distilled <= found.report.error_base
+    assert found.parameters.values.any()
+    path = save_parameters(tmp_path / "a.safetensors", [Entry(found.parameters, report=found.report)])
+    loaded = load_parameters(path).entries[0].parameters
+    wanted = sample(ring(flow=flow), x, found.parameters.tableau())
+    assert torch.equal(sample(ring(flow=flow), x, loaded.tableau()), wanted)
+    assert not torch.equal(wanted, sample(ring(flow=flow), x, loaded.base()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_long_grid(name: str) -> None:
+    grid = np.append(np.geomspace(80, 0.002, 1000), 0.0)
+    for order in METHODS[name].convergence:
+        assert build_tableau(name, grid, order).evaluations >= 1000
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dpm_fast"])
+@pytest.mark.parametrize(("first", "last"), [(0, 4), (2, 6), (1, 5)])
+def test_split_grid_uses_the_rows_of_its_steps(name: str, first: int, last: int) -> None:
+    """The correction of a part is that of the whole, step by step; here λ numbers the rows."""
+    whole = build_tableau(name, GRID)
+    values = np.where(np.arange(len(whole.rows)) > 0, np.arange(len(whole.rows)) + 1.0, 0)[:, None]
+    parameters = Parameters(name, METHODS[name].default_order, "noise", tuple(GRID), values)
+    part = parameters.tableau(GRID[first : last + 1])
+    if not whole.consistent:
+        return
+    part = part.in_terms_of("noise")
+    plain = build_tableau(name, GRID[first : last + 1]).in_terms_of("noise")
+    if name in ("heunpp2", "uni_pc", "uni_pc_bh2", "sa_solver", "sa_solver_pece"):
+        # Their last steps differ from the same steps inside the grid; the parts they share must still find their λ.
+        assert part.sigmas == plain.sigmas
+    assert [row.sigma for row in part.rows] == [row.sigma for row in plain.rows]
+    assert part.rows[0] == plain.rows[0]
+    assert all(a.weights != b.weights for a, b in zip(part.rows[1:], plain.rows[1:], strict=True))
+
+
+def test_dpm_fast_runs_on_its_whole_grid_only() -> None:
+    rows = len(build_tableau("dpm_fast", GRID).rows)
+    parameters = Parameters("dpm_fast", 3, "noise", tuple(GRID), np.zeros((rows, 1)))
+    with pytest.raises(ParameterError, match="whole grid"):
+        parameters.tableau(GRID[2:])
+
+
+def test_every_sampler_of_comfyui_is_there_or_refused_with_a_reason() -> None:
+    import_comfy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = importlib.import_module("comfy.samplers").SAMPLER_NAMES
+    _check_names(names, known=21)
+
+
+def test_every_sampler_of_k_diffusion_is_there_or_refused_with_a_reason() -> None:
+    allow_cpu_only_torch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = importlib.import_module("k_diffusion.sampling")
+    _check_names([name.removeprefix("sample_") for name in dir(module) if name.startswith("sample_")], known=6)
+
+
+def _check_names(names: list[str], known: int) -> None:
+    found = 0
+    for name in names:
+        noisy = re.search("ancestral|sde$|sde_|ddpm|lcm", name) and name != "er_sde"
+        if noisy or "cfg_pp" in name or "adaptive" in name:
+            with pytest.raises(MethodError, match=f"{name}' cannot be distilled: (it|CFG)"):
+                get_method(name)
+        else:
+            assert get_method(name)
+            found += 1
+    assert found >= known
+
+
+def test_a_refusal_names_the_deterministic_limit() -> None:
+    for name in ("dpmpp_2m_sde_gpu", "dpmpp_sde", "euler_ancestral", "dpmpp_2s_ancestral", "res_multistep_ancestral"):
+        with pytest.raises(MethodError) as raised:
+            get_method(name)
+        assert get_method(str(raised.value).split("'")[3])
+
+
+def test_corrected_ipndm_v_has_the_weights_of_adams_bashforth() -> None:
+    uniform = np.linspace(9, 1, 9)
+    corrected, stock = (build_tableau(name, uniform).rows[5].weights for name in ("ipndm_v_corrected", "ipndm_v"))
+    wanted = [9 / 24, -37 / 24, 59 / 24, -55 / 24]
+    np.testing.assert_allclose([w for _, w in corrected], wanted, rtol=1e-12)
+    assert np.abs(np.array([w for _, w in stock]) - wanted).max() > 0.05
+
+
+def test_a_solver_that_is_not_consistent_says_so() -> None:
+    table = build_tableau("ipndm_v", GRID)
+    assert not table.consistent
+    with pytest.raises(TableauError, match="directions='noise'"):
+        table.in_terms_of("data")
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_stock_deis_is_off_by_its_sums_alone(order: int) -> None:
+    """ComfyUI's DEIS as it ships: its sum over 10 000 points leaves it within 2e-4 of the exact integrals."""
+    x = torch.randn(4, 4, dtype=torch.float64) * GRID[0]
+    wanted = run_stock(METHODS["deis"].stock[0], order, StockModel(ring(), "log_sigma"), x, np.array(GRID))
+    off = float((sample(ring(), x, build_tableau("deis", GRID, order)) - wanted).abs().max())
+    assert 1e-9 < off < 2e-4
+
+
+@pytest.mark.parametrize("name", ["uni_pc", "uni_pc_bh2"])
+def test_stock_uni_pc_does_nothing_in_one_step(name: str) -> None:
+    """The deviation that the entry declares: stock returns its input, scaled; the table takes an Euler step."""
+    x = torch.randn(4, 4, dtype=torch.float64) * 12
+    returned = run_stock(METHODS[name].stock[0], 3, StockModel(ring(), "log_sigma"), x, np.array([12.0, 0.0]))
+    np.testing.assert_allclose(returned / x, np.sqrt((1 + 0.001**2) / (1 + 12.0**2)), rtol=1e-9)
+    assert build_tableau(name, [12.0, 0.0]) == build_tableau("euler", [12.0, 0.001])
+
+
+def test_flow_model_with_a_shift_gives_its_own_first_sigma() -> None:
+    """Stock moves σ = 1 to the model's σ at a percent of 1e-4; a grid that starts there gives the same result."""
+    import_comfy()
+    module = importlib.import_module("comfy.model_sampling")
+    shifted = type("ModelSampling", (module.ModelSamplingDiscreteFlow, module.CONST), {})()
+    shifted.set_parameters(shift=3.0)
+    model = StockModel(ring(flow=True), "flow")
+    model.inner_model.model_patcher.get_model_object = lambda name: shifted
+    x = torch.randn(4, 4, dtype=torch.float64)
+    wanted = run_stock(METHODS["dpmpp_3m"].stock[0], 3, model, x, np.array(FLOW_GRID))
+    grid = [float(shifted.percent_to_sigma(1e-4)), *FLOW_GRID[1:]]
+    got = sample(ring(flow=True), x, build_tableau("dpmpp_3m", grid, None, "flow"))
+    assert float((got - wanted).abs().max()) < 1e-9
+    assert float((sample(ring(flow=True), x, build_tableau("dpmpp_3m", FLOW_GRID, None, "flow")) - wanted).abs().max()) > 1e-9
+
+
+def test_the_worked_example_of_contributing_md(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code
+    monkeypatch.setattr(registry_module, "METHODS", dict(METHODS))
+    monkeypatch.setattr(registry_module, "_NAMES", dict(registry_module._NAMES))
+    exec(code[1], {})
+    x = torch.randn(8, 4, dtype=torch.float64) * 12
+    smooth = [np.geomspace(12, 0.5, n + 1) for n in (200, 400, 800)]
+    a, b, c = (sample(ring(), x, registry_module.build_tableau("ralston", grid)) for grid in smooth)
+    assert float(np.log2((a - b).norm() / (b - c).norm())) == pytest.approx(2, abs=0.2)

@@ -1,0 +1,275 @@
+"""The paper's D-ODE solvers, written from its formulas without tables: the same λ and the same trajectories as ours.
+
+In the paper's own coordinates: the variance-preserving state is α·x0 + s·n with α = 1/√(1+σ²) and s = σ·α, and ε is the noise
+that the model finds in it. ``d`` is the difference of the newest output and the one before. Each formula is a function from λ
+to a point, affine in λ, so a least-squares λ needs it at 0 and at 1 only. Teachers take 10 steps to each of the student's.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import expm1, log, sqrt
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from torch import Tensor
+
+from dode.demo.mixture import ring
+from dode.distill import distill
+from dode.methods import build_tableau, get_method
+from dode.sampling import sample
+
+SAMPLES, SEED, C = 12, 0, 10
+HELD = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(SEED)).tolist()[:3]
+FITTED = [i for i in range(SAMPLES) if i not in HELD]
+MODEL = ring()
+GRID = [14.0, 5.0, 1.7, 0.5, 0.1]
+
+
+def alpha(sigma: float) -> float:
+    return 1 / sqrt(1 + sigma**2)
+
+
+def noise_level(sigma: float) -> float:
+    return sigma * alpha(sigma)
+
+
+def denoised(x: Tensor, sigma: float) -> Tensor:
+    return MODEL(x, torch.full((len(x),), sigma, dtype=torch.float64))
+
+
+def epsilon(z: Tensor, sigma: float) -> Tensor:
+    """ε of a variance-preserving state."""
+    return (z - alpha(sigma) * denoised(z / alpha(sigma), sigma)) / noise_level(sigma)
+
+
+def subdivided(levels: list[float]) -> list[float]:
+    """Each interval in C parts, uniform in σ^(1/7)."""
+    fine = levels[:1]
+    for start, end in pairwise(levels):
+        fine += [((1 - k / C) * start ** (1 / 7) + k / C * end ** (1 / 7)) ** 7 for k in range(1, C)] + [end]
+    return fine
+
+
+class Fit:
+    """Finds each λ in turn against the teacher's state at the same noise level."""
+
+    def __init__(self, targets: dict[float, Tensor]):
+        self.targets, self.lambdas, self.units = targets, [], []
+
+    def __call__(self, sigma: float, formula: Callable[[float], Tensor], absolute: float) -> Tensor:
+        """``absolute``: what λ = 1 adds, in multiples of d, to the state at σ without its α."""
+        base, direction = formula(0), formula(1) - formula(0)
+        value, target = 0.0, self.targets[sigma]
+        if direction.any():
+            d = direction[FITTED]
+            value = float((d * (target - base)[FITTED]).sum() / (d * d).sum())
+        self.lambdas.append(value * absolute)
+        return base + value * direction
+
+
+def transfer(z: Tensor, eps: Tensor, start: float, end: float) -> Tensor:
+    """The paper's DDIM update: keep the predicted x0 and the noise."""
+    x0 = (z - noise_level(start) * eps) / alpha(start)
+    return alpha(end) * x0 + noise_level(end) * eps
+
+
+def ddim_teacher(z: Tensor, levels: list[float]) -> dict[float, Tensor]:
+    found, fine = {}, subdivided(levels)
+    for start, end in pairwise(fine):
+        z = transfer(z, epsilon(z, start), start, end)
+        found[end] = z
+    return found
+
+
+def ddim_noise(z: Tensor) -> list[float]:
+    fit, before = Fit(ddim_teacher(z, GRID)), None
+    for start, end in pairwise(GRID):
+        eps = epsilon(z, start)
+        d = 0 * eps if before is None else eps - before
+        z, before = fit(end, lambda v, z=z, e=eps, d=d, s=start, t=end: transfer(z, e + v * d, s, t), end - start), eps
+    return [*fit.lambdas, z]
+
+
+def ddim_data(z: Tensor) -> list[float]:
+    def step(z: Tensor, x0: Tensor, start: float, end: float) -> Tensor:
+        return alpha(end) * x0 + noise_level(end) * (z - alpha(start) * x0) / noise_level(start)
+
+    levels = [*GRID, 0.0]
+    fit, before = Fit(ddim_teacher(z, levels)), None
+    for start, end in pairwise(levels):
+        x0 = denoised(z / alpha(start), start)
+        d = 0 * x0 if before is None else x0 - before
+        z, before = fit(end, lambda v, z=z, x0=x0, d=d, s=start, t=end: step(z, x0 + v * d, s, t), 1 - end / start), x0
+    return [*fit.lambdas, z]
+
+
+ADAMS = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+
+
+def ipndm(z: Tensor) -> list[float]:
+    def combined(history: list[Tensor]) -> Tensor:
+        weights = ADAMS[min(4, len(history))]
+        return sum((w * e for w, e in zip(weights, reversed(history), strict=False)), torch.zeros_like(z))
+
+    targets, fine, y, history = {}, subdivided(GRID), z, []
+    for start, end in pairwise(fine):
+        history.append(epsilon(y, start))
+        y = transfer(y, combined(history), start, end)
+        targets[end] = y
+    fit, history = Fit(targets), []
+    for start, end in pairwise(GRID):
+        history.append(epsilon(z, start))
+        e, d = combined(history), history[-1] - history[max(len(history) - 2, 0)]
+        z = fit(end, lambda v, z=z, e=e, d=d, s=start, t=end: transfer(z, e + v * d, s, t), end - start)
+    return [*fit.lambdas, z]
+
+
+def vp_time(sigma: float) -> float:
+    beta_d = 2 * (log(0.002**2 + 1) / 1e-3 - log(80.0**2 + 1)) / (1e-3 - 1)
+    beta_min = log(80.0**2 + 1) - 0.5 * beta_d
+    return (sqrt(beta_min**2 + 2 * beta_d * log(1 + sigma**2)) - beta_min) / beta_d
+
+
+def deis(order: int) -> Callable[[Tensor], list[float]]:
+    def step(z: Tensor, history: list[Tensor], levels: list[float], i: int) -> Tensor:
+        """α'/α·z + Σ C_ij ε_j, the weights C by adaptive quadrature of the polynomials in t."""
+        start, end, k = levels[i], levels[i + 1], min(order, i + 1)
+        times = [vp_time(levels[i - j]) for j in range(k)]
+        result = alpha(end) / alpha(start) * z
+        for j in range(k):
+
+            def basis(log_sigma: float, j: int = j, times: list[float] = times) -> float:
+                t, sigma = vp_time(np.exp(log_sigma)), float(np.exp(log_sigma))
+                return sigma * float(np.prod([(t - u) / (times[j] - u) for m, u in enumerate(times) if m != j]))
+
+            weight = quad(basis, log(start), log(end), epsabs=1e-14, epsrel=1e-13)[0]
+            result = result + alpha(end) * weight * history[-1 - j]
+        return result
+
+    def run(z: Tensor) -> list[float]:
+        targets, fine, y, history = {}, subdivided(GRID), z, []
+        for i, end in enumerate(fine[1:]):
+            history.append(epsilon(y, fine[i]))
+            y = step(y, history, fine, i)
+            targets[end] = y
+        fit, history = Fit(targets), []
+        for i, end in enumerate(GRID[1:]):
+            history.append(epsilon(z, GRID[i]))
+            base, d = step(z, history, GRID, i), history[-1] - history[max(i - 1, 0)]
+            # The paper adds λ·d to the state itself.
+            z = fit(end, lambda v, base=base, d=d: base + v * d, 1 / alpha(end))
+        return [*fit.lambdas, z]
+
+    return run
+
+
+def dpm_solver(order: int) -> Callable[[Tensor], list[float]]:
+    def run(z: Tensor) -> list[float]:
+        inner = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}[order]
+        levels = GRID[:1]
+        for start, end in pairwise(GRID):
+            levels += [start * (end / start) ** r for r in inner] + [end]
+        fit, before = Fit(ddim_teacher(z, levels)), None
+        for step, end in enumerate(GRID[1:]):
+            start, h = GRID[step], log(GRID[step] / end)
+            stages = [(r, levels[step * order + 1 + k]) for k, r in enumerate(inner)]
+            eps = epsilon(z, start)
+            d = 0 * eps if before is None else eps - before
+            r1, s1 = stages[0]
+            first = noise_level(s1) * expm1(r1 * h)
+            u = fit(
+                s1,
+                lambda v, z=z, e=eps, d=d, s=s1, a=start, c=first: alpha(s) / alpha(a) * z - c * (e + v * d),
+                -s1 * expm1(r1 * h),
+            )
+            eps_1 = epsilon(u, s1)
+            d1, plain = eps_1 - eps, alpha(end) / alpha(start) * z - noise_level(end) * expm1(h) * eps
+            if order == 2:
+                weight = noise_level(end) / (2 * r1) * expm1(h)
+                bracket, last, before = d1, d1, eps_1
+            else:
+                r2, s2 = stages[1]
+                c = noise_level(s2) * r2 / r1 * (expm1(r2 * h) / (r2 * h) - 1)
+                inner_plain = alpha(s2) / alpha(start) * z - noise_level(s2) * expm1(r2 * h) * eps
+                u = fit(s2, lambda v, p=inner_plain, c=c, d=d1: p - c * (d + v * d), -c / alpha(s2))
+                eps_2 = epsilon(u, s2)
+                weight = noise_level(end) / r2 * (expm1(h) / h - 1)
+                bracket, last, before = eps_2 - eps, eps_2 - eps_1, eps_2
+            z = fit(end, lambda v, p=plain, w=weight, b=bracket, d=last: p - w * (b + v * d), -weight / alpha(end))
+        return [*fit.lambdas, z]
+
+    return run
+
+
+def edm(x: Tensor) -> list[float]:
+    """Heun's method in the variance-exploding state, λ at both stages, on differences of denoised outputs."""
+    levels = [*GRID, 0.0]
+
+    def slope(x: Tensor, x0: Tensor, sigma: float) -> Tensor:
+        return (x - x0) / sigma
+
+    targets, y, fine = {}, x, subdivided(levels)
+    for start, end in pairwise(fine):
+        d = slope(y, denoised(y, start), start)
+        predicted = y + (end - start) * d
+        y = predicted if end == 0 else y + (end - start) * (d + slope(predicted, denoised(predicted, end), end)) / 2
+        targets[end] = y
+    fit, before = Fit(targets), None
+    for start, end in pairwise(levels):
+        x0 = denoised(x, start)
+        h, d = end - start, 0 * x0 if before is None else x0 - before
+        gradient, before = slope(x, x0, start), x0
+        # A change of λ·d in x0 changes the slope by -λ·d/σ, and the point by h times that.
+        predicted = fit(end, lambda v, x=x, g=gradient, h=h, d=d, s=start: x + h * (g - v * d / s), 1 - end / start)
+        if end == 0:
+            return [*fit.lambdas, predicted]
+        x0 = denoised(predicted, end)
+        both = (gradient + slope(predicted, x0, end)) / 2
+        x = fit(end, lambda v, x=x, g=both, h=h, d=x0 - before, s=start: x + h * (g - v * d / s), 1 - end / start)
+        before = x0
+    raise AssertionError("the grid ends at 0")
+
+
+FAMILIES = {
+    "D-DDIM, noise": ("ddim", None, "noise", False, ddim_noise),
+    "D-DDIM, data": ("ddim", None, "data", True, ddim_data),
+    "D-iPNDM": ("ipndm", None, None, False, ipndm),
+    "D-DPM-Solver-2": ("dpm_solver_2", None, None, False, dpm_solver(2)),
+    "D-DPM-Solver-3": ("dpm_solver_3", None, None, False, dpm_solver(3)),
+    "D-DEIS, tAB1": ("deis", 2, None, False, deis(2)),
+    "D-DEIS, tAB2": ("deis", 3, None, False, deis(3)),
+    "D-DEIS, tAB3": ("deis", 4, None, False, deis(4)),
+    "D-EDM": ("edm", None, None, True, edm),
+}
+TEACHERS = {"ddim": "euler", "ipndm": "ipndm", "dpm_solver_2": "euler", "dpm_solver_3": "euler", "deis": "deis", "edm": "heun"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_paper_s_formula_gives_the_same_parameters_and_trajectory(family: str) -> None:
+    method, order, directions, to_zero, reference = FAMILIES[family]
+    assert get_method(get_method(method).teacher).name == TEACHERS[method]
+    x = torch.randn(SAMPLES, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * GRID[0]
+    sigmas = [*GRID, 0.0] if to_zero else GRID
+    found = distill(MODEL, x, sigmas, method=method, order=order, directions=directions, guard=False, seed=SEED)
+    assert found.report.held_out == len(HELD)
+    assert found.report.teacher.substeps == C
+
+    exploding = reference is edm
+    *wanted, end = reference(x if exploding else x * alpha(GRID[0]))
+    if not exploding:
+        end = end / alpha(sigmas[-1])
+    # Ours times the row's increment is the factor of the difference.
+    base = build_tableau(method, sigmas, order)
+    form = found.parameters.directions
+    starts, sigma = [], base.sigma
+    for row in base.rows:
+        starts.append(sigma)
+        sigma = row.sigma if row.commit else sigma
+    steps = [1 - r.sigma / s if form == "data" else r.sigma - s for r, s in zip(base.rows, starts, strict=True)]
+    got = found.parameters.values[:, 0] * np.array(steps)
+    assert np.abs(got).max() > 1e-3
+    np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
+    ours = sample(MODEL, x, found.parameters.tableau())
+    assert float((ours - end).abs().max()) < 1e-9 * float(end.abs().max())
