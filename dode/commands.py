@@ -13,6 +13,7 @@ from torch import Tensor
 from dode.correction import Parameters
 from dode.distill import distill as fit
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
+from dode.matching import compare
 from dode.measure import Bench, rms
 from dode.methods import METHODS, build_tableau, get_method, steps_within
 from dode.models import Model, load_model
@@ -149,15 +150,11 @@ def sample(options: Namespace) -> int:
 
 def warn_of_differences(entry: Entry, model: Model, guidance: float) -> None:
     """Refuse parameters of another kind of model; say what else differs."""
-    theirs, ours = entry.model, model.info
-    for name, mine in (("prediction", ours.prediction), ("channels", ours.channels)):
-        value = getattr(theirs, name)
-        if value and mine and value != mine:
-            raise ParameterError(f"These parameters were fitted on a model with {name} {value}; this one has {mine}.")
-    if theirs.name and theirs.name != ours.name:
-        print(f"Note: fitted on {theirs.name}, used on {ours.name}.")
-    if entry.guidance is not None and entry.guidance != guidance:
-        print(f"Note: fitted at guidance {entry.guidance:g}, used at {guidance:g}.")
+    match = compare(entry, model.info, guidance)
+    if not match:
+        raise ParameterError(f"These parameters belong to another kind of model: {'; '.join(match.hard)}.")
+    for difference in match.soft:
+        print(f"Note: {difference}.")
 
 
 def _write(path: Path, latents: Tensor) -> None:

@@ -162,7 +162,7 @@ def distill(
     entry = get_method(method)
     form: Prediction = directions or entry.directions
     base = build_tableau(method, sigmas, order, coordinate)
-    teacher = teacher or Teacher(entry.teacher, order if entry.teacher == entry.name else None, coordinate=coordinate)
+    teacher = teacher or _default_teacher(method, order, coordinate)
     _check_settings(x, form, taps, ridge, held_out, micro_batch)
     model = _Model(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
     held, batches = _split(len(x), held_out, micro_batch, seed)
@@ -200,6 +200,37 @@ def distill(
     return Distillation(replace(parameters, values=parameters.values * check.strength), report)
 
 
+def planned_evaluations(
+    sigmas: Any,
+    *,
+    samples: int,
+    method: str = "euler",
+    order: int | None = None,
+    coordinate: str = "log_sigma",
+    teacher: Teacher | None = None,
+    held_out: float = 0.25,
+) -> dict[str, int]:
+    """How many evaluations of the model ``distill`` will need, by stage; the guard may add some to the last one.
+
+    Arguments are those of ``distill``. Raises what it raises for unusable settings.
+    """
+    base = build_tableau(method, sigmas, order, coordinate)
+    levels, teacher = base.levels, teacher or _default_teacher(method, order, coordinate)
+    held = _held_count(samples, held_out)
+    check = 2 * base.evaluations + teacher.halved().tableau(levels).evaluations
+    fine = teacher.tableau(levels)
+    return {"teacher": fine.evaluations * samples, "student": base.evaluations * samples, "check": check * held}
+
+
+def _default_teacher(method: str, order: int | None, coordinate: str) -> Teacher:
+    entry = get_method(method)
+    return Teacher(entry.teacher, order if entry.teacher == entry.name else None, coordinate=coordinate)
+
+
+def _held_count(samples: int, held_out: float) -> int:
+    return min(max(round(samples * held_out), 1), samples - 1)
+
+
 def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
         raise FitError("x must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
@@ -218,7 +249,7 @@ def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: flo
 def _split(count: int, held_out: float, micro_batch: int, seed: int) -> tuple[list[int], list[Tensor]]:
     """Indices of the held-out samples, and of all samples in micro-batches."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    held = sorted(order[: min(max(round(count * held_out), 1), count - 1)])
+    held = sorted(order[: _held_count(count, held_out)])
     return held, list(torch.arange(count).split(micro_batch))
 
 

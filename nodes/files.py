@@ -1,0 +1,143 @@
+"""Load, save and inspect parameters."""
+
+import hashlib
+from typing import Any
+
+from dode.errors import DodeError, ParameterError
+from dode.matching import compare
+from dode.parameter_file import Entry
+
+from . import library
+from .host import CATEGORY, Params, io, log, send_text, ui
+from .model_info import model_info
+from .plot import plot
+from .sampler import entry_sampler, entry_sigmas
+from .text import details, summary
+
+
+class DODELoad(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="DODELoad",
+            display_name="Load D-ODE Parameters",
+            category=CATEGORY,
+            description="Loads a distilled sampler from models/dode or output/dode: your own, or one that somebody shared.",
+            search_aliases=["distilled sampler"],
+            inputs=[
+                io.Combo.Input("file", options=library.names(), tooltip="A .safetensors file in models/dode or output/dode."),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Which sampler to take from a file that holds several, by its steps. 0 takes the first that fits.",
+                ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="The model to use it with. Connected, it is checked that both fit."
+                ),
+            ],
+            outputs=[
+                Params.Output(display_name="parameters", tooltip="For D-ODE Sampler, Compare, Inspect and Save."),
+                io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustom and SamplerCustomAdvanced."),
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels that belong to the sampler."),
+                io.String.Output(display_name="info", tooltip="What the file says."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        """Naming the combo replaces the host's own check, whose message would not say what to do."""
+        try:
+            library.load(file)
+        except DodeError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
+        return hashlib.sha256(library.path_of(file).read_bytes()).hexdigest()
+
+    @classmethod
+    def execute(cls, file: str, steps: int, model: Any = None) -> Any:
+        entry = choose(library.load(file).entries, steps, model, file)
+        send_text(summary(entry), cls.hidden.unique_id)
+        return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), details(entry))
+
+
+def choose(entries: tuple[Entry, ...], steps: int, model: Any, file: str) -> Entry:
+    """The first entry with this many steps (0: any) that fits the model, if there is one to fit.
+
+    Raises:
+        ParameterError: none does; the message says what the file is for.
+    """
+    there = [entry for entry in entries if steps in (0, len(entry.parameters.sigmas) - 1)]
+    if not there:
+        lengths = sorted({len(entry.parameters.sigmas) - 1 for entry in entries})
+        raise ParameterError(f"{file} holds no sampler of {steps} steps. It has: {', '.join(map(str, lengths))}.")
+    if model is None:
+        return there[0]
+    matches = [compare(entry, model_info(model)) for entry in there]
+    for entry, match in zip(there, matches, strict=True):
+        if match:
+            for difference in match.soft:
+                log.warning("D-ODE: %s: %s. The parameters may fit less well.", file, difference)
+            return entry
+    raise ParameterError(f"{file} is for another kind of model: {'; '.join(matches[0].hard)}.")
+
+
+class DODESave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="DODESave",
+            display_name="Save D-ODE Parameters",
+            category=CATEGORY,
+            description="Writes a distilled sampler to output/dode, with your name and licence, to keep or to share.",
+            inputs=[
+                Params.Input("parameters", tooltip="From Distill Sampler or Load D-ODE Parameters."),
+                io.String.Input(
+                    "name", default="my_sampler", tooltip="File name; a taken one gets a number. / makes a subfolder."
+                ),
+                io.String.Input("author", default="", tooltip="Who made it, if you share it."),
+                io.String.Input("licence", default="", tooltip="Under which terms others may use it, such as CC0-1.0."),
+                io.String.Input("notes", default="", multiline=True, tooltip="What others should know."),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Where the file is.")],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, parameters: Entry, name: str, author: str, licence: str, notes: str) -> Any:
+        path = library.save(library.one(parameters, author=author, licence=licence, notes=notes), name)
+        send_text(f"Saved as {path}", cls.hidden.unique_id)
+        return io.NodeOutput(str(path), ui={"text": (str(path),)})
+
+
+class DODEInspect(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="DODEInspect",
+            display_name="Inspect D-ODE Parameters",
+            category=CATEGORY,
+            description="Shows what is in a distilled sampler: for which model, how it was fitted, how much better it is.",
+            inputs=[Params.Input("parameters", tooltip="From Distill Sampler or Load D-ODE Parameters.")],
+            outputs=[
+                io.String.Output(display_name="text", tooltip="Everything it says."),
+                io.Image.Output(display_name="plot", tooltip="λ for each step, and the error after each step."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, parameters: Entry) -> Any:
+        text, picture = details(parameters), plot(parameters)
+        shown = ui.PreviewImage(picture, cls=cls).as_dict()
+        return io.NodeOutput(text, picture, ui={**shown, "text": (text,)})
+
+
+NODES = [DODELoad, DODESave, DODEInspect]

@@ -1,0 +1,65 @@
+"""What the host says of a loaded model, in the words of the parameter file."""
+
+from pathlib import Path
+from typing import Any
+
+from dode.parameter_file import ModelInfo
+
+from .host import feature
+
+# Most derived first: these classes of comfy.model_sampling inherit from one another.
+_PREDICTIONS = (
+    ("EDM", "edm"),
+    ("V_PREDICTION", "v"),
+    ("V_PREDICTION_DDPM", "v"),
+    ("IMG_TO_IMG_FLOW", "flow"),
+    ("IMG_TO_IMG", "x0"),
+    ("X0", "x0"),
+    ("EPS", "eps"),
+    ("CONST", "flow"),
+    ("COSMOS_RFLOW", "flow"),
+)
+
+
+def prediction_of(model_sampling: Any) -> str:
+    """ "eps", "v", "edm", "flow", "x0", or "" for a kind unknown to this pack.
+
+    Taken from ``model_sampling``, which nodes like ModelSamplingSD3 replace; the model's own type would be stale.
+    """
+    classes = feature("comfy.model_sampling")
+    for name, word in _PREDICTIONS:
+        kind = getattr(classes, name, None)
+        if kind is not None and isinstance(model_sampling, kind):
+            return word
+    return ""
+
+
+def coordinate_of(prediction: str) -> str:
+    """The half log-SNR of the model's schedule, as ``dode.coordinate`` names it."""
+    return "flow" if prediction == "flow" else "log_sigma"
+
+
+def model_info(model: Any) -> ModelInfo:
+    """Describe a model patcher."""
+    latent_format = model.get_model_object("latent_format")
+    config = model.model.model_config
+    return ModelInfo(
+        name=_checkpoint_name(model),
+        # The demo model names its family itself: that of the same network on the command line.
+        family=str(getattr(config, "dode_family", type(config).__name__)),
+        prediction=prediction_of(model.get_model_object("model_sampling")),
+        channels=int(latent_format.latent_channels),
+    )
+
+
+def _checkpoint_name(model: Any) -> str:
+    # Private to the host, and absent for models that another pack's loader made: then there is no name.
+    named = getattr(model.model.model_config, "dode_name", None)
+    if named:
+        return str(named)
+    made_by: Any = getattr(model, "cached_patcher_init", None)
+    try:
+        path = made_by[1][0]
+    except (TypeError, IndexError, KeyError):
+        return ""
+    return Path(path).name if isinstance(path, str) else ""

@@ -1,0 +1,95 @@
+"""Parameters as the host's SAMPLER and SIGMAS."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode.errors import ParameterError
+from dode.matching import compare
+from dode.parameter_file import Entry
+from dode.sampling import make_sampler
+
+from .host import CATEGORY, Params, feature, io, log
+from .model_info import model_info
+from .text import summary
+
+KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
+
+
+def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
+    """A SAMPLER that runs an entry. It looks at the model when it runs, since only then it knows it.
+
+    When run: ParameterError if the parameters are for another kind of model, or for a grid that σ is no part of.
+    """
+    run = make_sampler(entry.parameters, strength=strength)
+    told: set[str] = set()
+
+    def sample_dode(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None):
+        guider = model.inner_model
+        match = compare(entry, model_info(guider.model_patcher), getattr(guider, "cfg", None))
+        if not match:
+            raise ParameterError(
+                f"These D-ODE parameters ({summary(entry)}) are for another kind of model: {'; '.join(match.hard)}. "
+                "Load parameters made for this model, or make some with Distill Sampler."
+            )
+        for difference in match.soft:
+            if difference not in told:
+                told.add(difference)
+                log.warning("D-ODE: %s: %s. The parameters may fit less well.", summary(entry), difference)
+        return run(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
+
+    return KSAMPLER(sample_dode)
+
+
+def entry_sigmas(entry: Entry) -> Tensor:
+    """The grid that an entry was fitted on, as the host's SIGMAS."""
+    return torch.tensor(entry.parameters.sigmas, dtype=torch.float32)
+
+
+class DODESampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="DODESampler",
+            display_name="D-ODE Sampler",
+            category=CATEGORY,
+            description="Turns D-ODE parameters into a sampler for SamplerCustom and SamplerCustomAdvanced.",
+            search_aliases=["distilled sampler", "dode"],
+            inputs=[
+                Params.Input("parameters", tooltip="From Distill Sampler or Load D-ODE Parameters."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much of the learned correction is applied: 0 is the undistilled solver, 1 is as fitted.",
+                ),
+            ],
+            outputs=[io.Sampler.Output(display_name="sampler", tooltip="Costs no more than the solver it was made from.")],
+        )
+
+    @classmethod
+    def execute(cls, parameters: Entry, strength: float) -> Any:
+        return io.NodeOutput(entry_sampler(parameters, strength))
+
+
+class DODESigmas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="DODESigmas",
+            display_name="D-ODE Sigmas",
+            category=CATEGORY,
+            description="The noise levels that D-ODE parameters were fitted on. Sample on them, or on a part of them.",
+            inputs=[Params.Input("parameters", tooltip="From Distill Sampler or Load D-ODE Parameters.")],
+            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="For SamplerCustom and SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, parameters: Entry) -> Any:
+        return io.NodeOutput(entry_sigmas(parameters))
+
+
+NODES = [DODESampler, DODESigmas]

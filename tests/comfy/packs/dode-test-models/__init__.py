@@ -1,0 +1,106 @@
+"""Nodes for the tests: tiny models of every kind, through the host's own model classes, with fixed random weights."""
+
+import importlib
+import sys
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import comfy.supported_models_base
+import torch
+from comfy.model_base import ModelType
+from torch import Tensor
+
+KINDS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION, "edm": ModelType.EDM, "flow": ModelType.FLOW}
+
+
+class Network(torch.nn.Module):
+    """Smooth, nonlinear, and dependent on everything a real one depends on."""
+
+    dtype = torch.float32
+
+    def __init__(self, channels: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.mix = torch.nn.Parameter(torch.randn(8, channels, 3, 3, generator=generator) / 4, requires_grad=False)
+        self.out = torch.nn.Parameter(torch.randn(channels, 8, 3, 3, generator=generator) / 8, requires_grad=False)
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None, **_: Any) -> Tensor:
+        shift = torch.sin(t.float() / 100).view(-1, 1, 1, 1)
+        if context is not None:
+            shift = shift + context.float().mean((1, 2)).view(-1, 1, 1, 1)
+        h = torch.nn.functional.conv2d(x, self.mix, padding=1)
+        return torch.nn.functional.conv2d(torch.tanh(h + shift), self.out, padding=1) + 0.3 * x
+
+
+class TestModel:
+    """MODEL and two CONDITIONINGs."""
+
+    RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING")
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"kind": (list(KINDS),)}}
+
+    def make(self, kind: str) -> tuple[Any, ...]:
+        class Config(comfy.supported_models_base.BASE):
+            unet_config = {"disable_unet_model_creation": True, "dtype": torch.float32}  # noqa: RUF012
+            latent_format = comfy.latent_formats.SD15
+            memory_usage_factor = 1.0
+
+        model = comfy.model_base.BaseModel(Config(Config.unet_config), model_type=KINDS[kind])
+        model.diffusion_model = Network(4)
+        device = comfy.model_management.get_torch_device()
+        patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+        positive, negative = ([[torch.full((1, 2, 8), v), {"pooled_output": None}]] for v in (0.5, -0.5))
+        return patcher, positive, negative
+
+
+class WatchSigmas:
+    """Fails the run if a model call's σ is not among the host's ``sample_sigmas``, as some of the host's models do."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model": ("MODEL",)}}
+
+    def patch(self, model: Any) -> tuple[Any]:
+        def wrapper(apply_model: Any, arguments: dict[str, Any]) -> Any:
+            options = arguments["c"]["transformer_options"]
+            sigma = arguments["timestep"][0]
+            if not torch.any(options["sample_sigmas"].to(sigma) == sigma):
+                raise RuntimeError(f"sigma {float(sigma)} is not among {options['sample_sigmas'].tolist()}")
+            return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+        patched = model.clone()
+        patched.set_model_unet_function_wrapper(wrapper)
+        return (patched,)
+
+
+class StockSampler:
+    """The host's own sampler function that a method of this pack says it reproduces, as a SAMPLER."""
+
+    RETURN_TYPES = ("SAMPLER",)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"method": ("STRING", {}), "number": ("INT", {})}}
+
+    def make(self, method: str, number: int) -> tuple[Any]:
+        entry = sys.modules["dode.methods"].get_method(method)
+        module, _, name = entry.stock[number].function.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        return (comfy.samplers.KSAMPLER(function, dict(entry.stock[number].options(entry.default_order))),)
+
+
+NODE_CLASS_MAPPINGS = {"DodeTestStockSampler": StockSampler, "DodeTestModel": TestModel, "DodeTestWatchSigmas": WatchSigmas}

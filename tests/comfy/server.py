@@ -1,0 +1,179 @@
+"""A ComfyUI server in a process of its own, and a client that speaks its HTTP and websocket API."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TEXT, PREVIEWS = 3, (1, 4)
+Prompt = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Run:
+    """What happened to one queued workflow.
+
+    Attributes:
+        status: "success", "error", "interrupted" or "refused" (the server did not take it).
+        outputs: what nodes sent to the page, by node id.
+        executed: ids of the nodes that ran; the others came from the cache.
+        error: the exception's message, or the server's reason for refusing.
+        messages: every JSON message of the websocket; previews: how many pictures came; texts: progress texts.
+        seconds: from queueing to the end.
+    """
+
+    status: str = ""
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    executed: list[str] = field(default_factory=list)
+    error: str = ""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    previews: int = 0
+    texts: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def progress(self, node: str) -> list[tuple[float, float]]:
+        """(value, maximum) of a node's progress bar, in the order sent."""
+        states = [m["data"]["nodes"].get(node) for m in self.messages if m["type"] == "progress_state"]
+        return [(s["value"], s["max"]) for s in states if s]
+
+
+class ComfyServer:
+    """Starts on construction; ``close`` ends it. ``base`` is the folder with its models, output, user and custom_nodes."""
+
+    def __init__(self, folder: Path, base: Path, packs: Sequence[Path] = (ROOT,), hide: Sequence[str] = ()):
+        self.base, self.log_file = base, base / "server.log"
+        nodes = base / "custom_nodes"
+        nodes.mkdir(parents=True, exist_ok=True)
+        for pack in packs:
+            link = nodes / ("d-ode" if pack == ROOT else pack.name)
+            if not link.exists():
+                link.symlink_to(pack, target_is_directory=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [sys.executable, str(Path(__file__).with_name("launch.py")), str(folder)]
+        command += [word for path in hide for word in ("--hide", path)]
+        command += ["--", "--cpu", "--port", str(self.port), "--base-directory", str(base), "--preview-method", "latent2rgb"]
+        command += ["--disable-api-nodes"]
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
+        with open(self.log_file, "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=base)
+        self._wait()
+
+    def _wait(self, seconds: float = 240) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
+            if self._answers():
+                return
+            time.sleep(0.2)
+        self.close()
+        raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-6000:]}")
+
+    def _answers(self) -> bool:
+        try:
+            self.get("/system_stats")
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def import_seconds(self, name: str = "d-ode") -> float:
+        """What the server printed as the pack's import time."""
+        found = re.findall(rf"([\d.]+) seconds(?: \(IMPORT FAILED\))?: .*{re.escape(name)}$", self.log(), re.MULTILINE)
+        return float(found[-1])
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, body: Any) -> Any:
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data, headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def run(self, prompt: Prompt, watch: Callable[["Run"], None] | None = None, timeout: float = 300) -> Run:
+        """Queue a workflow in API format and wait for its end. ``watch`` is called after every message."""
+        return asyncio.run(asyncio.wait_for(self._run(prompt, watch), timeout))
+
+    async def _run(self, prompt: Prompt, watch: Callable[["Run"], None] | None) -> Run:
+        run, client, start = Run(), uuid.uuid4().hex, time.monotonic()
+        url = f"http://127.0.0.1:{self.port}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as ws:
+            await ws.send_json({"type": "feature_flags", "data": {}})
+            async with session.post(f"{url}/prompt", json={"prompt": prompt, "client_id": client}) as answer:
+                body = await answer.json()
+            if answer.status != 200:
+                run.status, run.error = "refused", json.dumps(body)
+                return run
+            async for message in ws:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    self._binary(run, message.data)
+                elif message.type == aiohttp.WSMsgType.TEXT and self._text(run, message.json(), body["prompt_id"]):
+                    break
+                if watch is not None:
+                    watch(run)
+        run.seconds = time.monotonic() - start
+        return run
+
+    @staticmethod
+    def _binary(run: Run, data: bytes) -> None:
+        kind = struct.unpack(">I", data[:4])[0]
+        if kind in PREVIEWS:
+            run.previews += 1
+        elif kind == TEXT:
+            length = struct.unpack(">I", data[4:8])[0]
+            run.texts.append(data[8 + length :].decode())
+
+    @staticmethod
+    def _text(run: Run, message: dict[str, Any], prompt_id: str) -> bool:
+        run.messages.append(message)
+        kind, data = message["type"], message.get("data", {})
+        if data.get("prompt_id") != prompt_id:
+            return False
+        if kind == "executing" and data.get("node") is not None:
+            run.executed.append(data["node"])
+        elif kind == "executed":
+            run.outputs[data["node"]] = data["output"]
+        elif kind == "execution_error":
+            run.status, run.error = "error", f"{data['exception_type']}: {data['exception_message']}"
+        elif kind == "execution_interrupted":
+            run.status = "interrupted"
+        elif kind == "execution_success":
+            run.status = "success"
+        return bool(run.status)
+
+    def latent(self, run: Run, node: str) -> torch.Tensor:
+        """The tensor that a SaveLatent node wrote."""
+        saved = run.outputs[node]["latents"][0]
+        return load_file(self.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]

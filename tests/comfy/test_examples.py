@@ -1,0 +1,60 @@
+"""The example workflows run as they are shipped, right after install."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.comfy.server import ROOT, ComfyServer
+from tests.comfy.workflow import to_api
+
+FOLDER = ROOT / "example_workflows"
+EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.json"))
+WANTED = {"quick_start", "distill_on_your_checkpoint", "use_a_shared_file", "compare", "ksampler_only"}
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_each_has_a_picture() -> None:
+    assert set(EXAMPLES) == WANTED
+    for name in EXAMPLES:
+        with Image.open(FOLDER / f"{name}.jpg") as picture:
+            assert min(picture.size) >= 200, name
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_runs_as_shipped(comfy: ComfyServer, name: str) -> None:
+    workflow, info = read(name), comfy.get("/object_info")
+    prompt = to_api(workflow, info)
+    run = comfy.run(prompt)
+    assert run.status == "success", run.error
+    pictures = [picture for output in run.outputs.values() for picture in output.get("images", [])]
+    assert pictures
+    for picture in pictures:
+        with Image.open(comfy.base / picture["type"] / picture["subfolder"] / picture["filename"]) as shown:
+            assert len(set(shown.convert("L").resize((16, 16)).tobytes())) > 8, "an even picture shows nothing"
+    if name == "ksampler_only":
+        assert "KSampler uses demo_model_6_steps.safetensors" in comfy.log()
+        assert "the scheduler uses the noise levels of demo_model_6_steps.safetensors" in comfy.log()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_is_written_as_the_page_writes_it(comfy: ComfyServer, name: str) -> None:
+    """Every socket is one that the node has, in its order, and every link is known on both of its ends."""
+    workflow, info = read(name), comfy.get("/object_info")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for number, source, output, target, slot, kind in workflow["links"]:
+        assert number in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][slot]["link"] == number
+        assert nodes[source]["outputs"][output]["type"] == kind
+    for node in nodes.values():
+        if node["type"] in info:
+            assert [output["type"] for output in node["outputs"]] == info[node["type"]]["output"]
+            declared = [label for group in info[node["type"]]["input_order"].values() for label in group]
+            names = [socket["name"] for socket in node["inputs"]]
+            assert names == [label for label in declared if label in names]
+    assert not [path for path in Path(FOLDER).iterdir() if path.suffix not in (".json", ".jpg")]
