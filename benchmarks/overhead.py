@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -98,7 +99,7 @@ def ratios(runs: list[Callable[[], Tensor]], repeats: int) -> tuple[float, list[
 
 def distilled(table: Tableau, directions: Any) -> Tableau:
     """As a fit would leave it: a correction in every row that can have one."""
-    return correct(table, directions, 0.01 * (available_taps(table) > 0)[:, None])
+    return correct(table, directions, np.where(available_taps(table)[:, None] > 0, 0.01, 0.0))
 
 
 def stock_run(stock: Stock, order: int, model: StockModel, x: Tensor, sigmas: Tensor) -> Callable[[], Tensor]:
