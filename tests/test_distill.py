@@ -13,7 +13,7 @@ from dode.correction import available_taps
 from dode.demo.mixture import GaussianMixture, ring
 from dode.errors import FitError, ModelError
 from dode.least_squares import solve_normal_equations
-from dode.tableau import Tableau
+from dode.tableau import PREDICTIONS, Tableau
 from dode.teacher import nested_grid
 
 SIGMAS = schedule("karras", 6, 0.02, 20.0)
@@ -54,11 +54,8 @@ def test_subdividing_a_karras_grid_gives_the_finer_karras_grid() -> None:
     assert fine == pytest.approx(schedule("karras", 13, 0.1, 80.0)[:-1])
 
 
-# Solvers whose stock weights do not sum as they should have no form over denoised outputs.
-FORMS = [
-    (name, form) for name in METHODS for form in ("data", "noise") if form == "noise" or build_tableau(name, SIGMAS).consistent
-]
-IN_THE_PAPER = ("euler", "ipndm", "dpm_2", "dpm_3", "deis", "heun")
+# A stock sampler that is not consistent has no "data" form.
+FORMS = [(name, form) for name in METHODS for form in PREDICTIONS if form == "noise" or build_tableau(name, SIGMAS).consistent]
 
 
 @pytest.mark.parametrize(("method", "directions"), FORMS)
@@ -71,7 +68,8 @@ def test_distilling_helps_on_noise_it_has_not_seen(model: GaussianMixture, metho
     target = sample(model, x, report.teacher.tableau(parameters.base().levels))
     base, ours = (float((sample(model, x, t) - target).norm()) for t in (parameters.base(), parameters.tableau()))
     print(f"{method} {directions}: {base:.4f} -> {ours:.4f}")
-    assert ours < base or (method not in IN_THE_PAPER and not parameters.values.any())  # the guard may drop it all
+    # k-diffusion's LMS extrapolates to σ = 0 with order 4, and there the guard may keep nothing.
+    assert ours < base or (method == "lms_k_diffusion" and ours == base)
 
 
 @pytest.mark.parametrize("method", ["euler", "heun", "ipndm"])
