@@ -53,7 +53,7 @@ def environment_python() -> Path:
 def prepare(extra: str) -> Path:
     """Make the environment with an extra of pyproject.toml installed, or find it ready; returns its Python."""
     python = environment_python()
-    files = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    files = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "tests/no_deps.txt")]
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     stamp = ENVIRONMENT / f"installed-{extra}"
     if python.exists() and stamp.exists() and stamp.read_text() == wanted and _works(python):
@@ -69,16 +69,21 @@ def prepare(extra: str) -> Path:
                 f"Otherwise see that {ROOT} can be written to."
             ) from error
     print(f"Installing what '{extra}' needs (torch is large; this takes a few minutes the first time) …", flush=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[{extra}]"]
+    _pip(python, "--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[{extra}]")
+    if extra == "test":
+        _pip(python, "--no-deps", "--requirement", str(ROOT / "tests" / "no_deps.txt"))
+    stamp.write_text(wanted)
+    return python
+
+
+def _pip(python: Path, *arguments: str) -> None:
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise InstallError(
             f"pip could not install the packages:\n{done.stderr.strip()[-1500:]}\n"
             "If this machine is offline, go online once and run the command again; what was installed is kept."
         )
-    stamp.write_text(wanted)
-    return python
 
 
 def _works(python: Path, pip: bool = False) -> bool:

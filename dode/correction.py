@@ -124,12 +124,8 @@ class Parameters:
         grid = check_sigmas(sigmas)
         first = self._find(grid)
         part = build_tableau(self.method, grid, self.order, self.coordinate)
-        rows: list[int] = []
-        stages = _by_step(self.base())[first : first + len(grid) - 1]
-        for mine, theirs in zip(_by_step(part), stages, strict=False):
-            rows += theirs[: len(mine)]  # a predictor-corrector does not correct its last step
-        fitted = [self.base().rows[row].sigma for row in rows]
-        if not _same([row.sigma for row in part.rows], fitted):
+        rows = _matching_rows(part, self.base(), first)
+        if rows is None:
             raise ParameterError(f"{self.method!r} takes other stages on this part of its grid; run it on the whole grid.")
         return correct(part, self.directions, self.values[rows], strength)
 
@@ -156,6 +152,22 @@ def _by_step(tableau: Tableau) -> list[list[int]]:
         if row.commit:
             steps.append([])
     return steps[:-1]
+
+
+def _matching_rows(part: Tableau, whole: Tableau, first: int) -> list[int] | None:
+    """For each row of a solver on a part of a grid, the row of the whole that does the same, or None if one is missing.
+
+    The whole may have more: some solvers take fewer stages in the last steps of their grid, no corrector or no look ahead.
+    """
+    found: list[int] = []
+    for mine, theirs in zip(_by_step(part), _by_step(whole)[first:], strict=False):
+        left = iter(theirs)
+        for number in mine:
+            match = next((row for row in left if _same([whole.rows[row].sigma], [part.rows[number].sigma])), None)
+            if match is None:
+                return None
+            found.append(match)
+    return found if len(found) == len(part.rows) else None
 
 
 def _brief(sigmas: Array) -> str:

@@ -36,7 +36,7 @@ def plot_entries(entries: Sequence[Entry], path: Path) -> Path:
         values = entry.parameters.values
         width = 0.8 / values.shape[1]
         for tap in range(values.shape[1]):
-            top.bar([row + tap * width for row in range(len(values))], values[:, tap], width, label=f"tap {tap + 1}")
+            top.bar([row + 1 + tap * width for row in range(len(values))], values[:, tap], width, label=f"tap {tap + 1}")
         top.axhline(0, color="0.5", linewidth=0.8)
         top.set(title=label_of(entry), xlabel="row")
         report = entry.report
@@ -60,19 +60,27 @@ def picture(samples: Tensor) -> Any:
     return ((samples.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).float().numpy()
 
 
-def sheet(rows: Sequence[tuple[str, Tensor]], path: Path, title: str = "", scale: int = 2) -> Path:
-    """A sheet of pictures, one labelled row a batch (N, 3, H, W), written as PNG with ``scale`` dots a pixel."""
+def sheet(
+    rows: Sequence[tuple[str, Tensor]], path: Path, title: str = "", headings: Sequence[str] = (), scale: int = 2
+) -> Path:
+    """A sheet of pictures, one labelled row a batch (N, 3, H, W), written as PNG with ``scale`` dots a pixel.
+
+    ``headings`` stand over equal groups of columns.
+    """
     plt = pyplot()
     import torch
 
     count, height, width = len(rows[0][1]), rows[0][1].shape[-2], rows[0][1].shape[-1]
     dots = 100
     longest = max(len(label) for label, _ in rows)
-    left, head = (0.2 + 0.068 * longest if longest else 0.05), 0.35 if title else 0.05
+    left, head = (0.2 + 0.068 * longest if longest else 0.05), 0.05 + 0.3 * bool(title) + 0.25 * bool(headings)
     size = (left + count * width * scale / dots + 0.05, head + len(rows) * height * scale / dots + 0.05)
     figure = plt.figure(figsize=size, dpi=dots)
     if title:
-        figure.text(0.01, 1 - head / 2 / size[1], title, va="center", fontsize=10)
+        figure.text(0.01, 1 - 0.18 / size[1], title, va="center", fontsize=10)
+    for number, heading in enumerate(headings):
+        middle = (left + (number + 0.5) * (size[0] - left - 0.05) / len(headings)) / size[0]
+        figure.text(middle, 1 - (head - 0.12) / size[1], heading, ha="center", va="center", fontsize=8)
     for number, (label, batch) in enumerate(rows):
         strip = torch.cat(list(batch), dim=-1)
         bottom = 1 - (head + (number + 1) * height * scale / dots) / size[1]

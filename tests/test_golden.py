@@ -25,7 +25,6 @@ CASES = [
 ]
 STEPS = range(1, 21)
 MODEL_STEPS = (1, 2, 3, 5, 8, 13, 20)
-BOUND = 1e-9
 
 
 @pytest.fixture
@@ -82,8 +81,8 @@ def test_weights(name: str, order: int, stock: Stock, coordinate: str, exact_int
         assert len(ours.calls) == len(theirs.calls), what
         for number, ((sigma, x), (sigma_wanted, x_wanted)) in enumerate(zip(ours.calls, theirs.calls, strict=True)):
             assert sigma == pytest.approx(sigma_wanted, rel=1e-12), what
-            _check(x, x_wanted, BOUND, f"{what}, evaluation {number}")
-        _check(got, wanted, BOUND, what)
+            _check(x, x_wanted, stock.bound, f"{what}, evaluation {number}")
+        _check(got, wanted, stock.bound, what)
         seen += 1
     assert seen >= 4
 
@@ -96,4 +95,4 @@ def test_result_on_the_exact_model(name: str, order: int, stock: Stock, coordina
     for table, sigmas, what in _each_grid(name, order, stock, coordinate, MODEL_STEPS):
         x = noise * float(sigmas[0])
         wanted = run_stock(stock, order, StockModel(model, coordinate), x, sigmas)
-        _check(sample(model, x, table), wanted, BOUND, what)
+        _check(sample(model, x, table), wanted, stock.bound, what)

@@ -18,6 +18,8 @@ def clone(tmp_path: Path) -> Path:
     """A folder with what install.py looks at."""
     for name in ("install.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "no_deps.txt", tmp_path / "tests")
     (tmp_path / "dode").mkdir()
     (tmp_path / "dode" / "__init__.py").touch()
     return tmp_path
@@ -63,7 +65,7 @@ def test_a_second_run_finds_the_environment_ready(clone: Path) -> None:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     stamp = clone / ".venv" / "installed-test"
-    files = (clone / "pyproject.toml", clone / "constraints.txt")
+    files = [clone / name for name in ("pyproject.toml", "constraints.txt", "tests/no_deps.txt")]
     stamp.write_text(hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest())
     done = run(clone, "--test", "--version", PIP_NO_INDEX="1")
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ def test_observed_order_is_the_declared_one(name: str, order: int, model: Gaussi
     ]
     declared, observed = METHODS[name].convergence[order], np.log2(errors[0] / errors[1])
     # Sharp from below. Not from above: where start-up steps set the asymptotic order, a method looks better before it.
-    assert declared - 0.2 < observed < declared + 0.9, errors
+    assert declared - 0.2 < observed < declared + 1.1, errors
 
 
 @pytest.mark.parametrize(("name", "order"), ALL)

@@ -67,12 +67,10 @@ def dpm_3(sigmas: Array, order: int, coordinate: str) -> Tableau:
 )
 def dpm_fast(sigmas: Array, order: int, coordinate: str) -> Tableau:
     evaluations = len(sigmas) - 1
+    if evaluations == 1 and sigmas[1] == 0:
+        return singlestep(sigmas, "noise", lambda i, first: [])
     end = float(sigmas[-1] if sigmas[-1] > 0 else sigmas[-2])
-    if end == sigmas[0]:
-        end = 0.0
     steps = evaluations // 3 + 1
     orders = [3] * (steps - 2) + [2, 1] if evaluations % 3 == 0 else [3] * (steps - 1) + [evaluations % 3]
-    with np.errstate(divide="ignore"):
-        levels = np.exp(np.linspace(np.log(sigmas[0]), np.log(end), steps + 1))
-    levels[0], levels[-1] = sigmas[0], end
+    levels = np.geomspace(sigmas[0], end, steps + 1)
     return singlestep(levels, "noise", lambda i, first: _step(orders[i], float(levels[i]), float(levels[i + 1]), first))

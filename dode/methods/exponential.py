@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dode.methods.assembly import sigma_at, singlestep, snr_grid
+from dode.coordinate import coordinate as to_coordinate
+from dode.methods.assembly import FLOW_START, sigma_at, singlestep, snr_grid
 from dode.methods.registry import comfyui, k_diffusion, register
 from dode.tableau import Array, Row, Tableau
 
@@ -21,11 +22,11 @@ from dode.tableau import Array, Row, Tableau
     ),
 )
 def dpmpp_2s(sigmas: Array, order: int, coordinate: str) -> Tableau:
-    start = float(sigmas[0])
-    finite, snr, _ = snr_grid(sigmas, coordinate)
-    middle = sigma_at((snr[:-1] + snr[1:]) / 2, coordinate)
-    if finite[0] != start:
-        middle[0] = finite[0]
+    snr = to_coordinate(coordinate, sigmas)
+    with np.errstate(invalid="ignore"):  # -inf + inf in the step from 1 to 0, which has no midpoint
+        middle = sigma_at((snr[:-1] + snr[1:]) / 2, coordinate)
+    if coordinate == "flow" and sigmas[0] == 1:
+        middle[0] = FLOW_START
 
     def stages(i: int, first: int) -> list[Row]:
         sigma, base, mid = float(sigmas[i + 1]), float(sigmas[i]), float(middle[i])

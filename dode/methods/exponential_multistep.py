@@ -137,10 +137,12 @@ _ER_POINTS = 200
 
 @register(
     "er_sde",
-    convergence={1: 1, 2: 2, 3: 2},
+    convergence={1: 1, 2: 1, 3: 1},
+    default_order=3,
     source="ER-SDE (Cui et al. 2023) as an ODE: ComfyUI's sample_er_sde with s_noise = 0 and the noise scaler λ, as its node "
-    "SamplerER_SDE sets them. Its integrals are stock's sums over 200 points. A flow schedule starts at σ = 0.9999 instead "
-    "of 1. The first steps are of lower order, the one to σ = 0 is Euler's.",
+    "SamplerER_SDE sets them. Its integrals are stock's sums over 200 points; as their number is fixed, it is of first order "
+    "in the limit, with a small constant. A flow schedule starts at σ = 0.9999 instead of 1. The first steps are of lower "
+    "order, the one to σ = 0 is Euler's.",
     stock=(comfyui("sample_er_sde", options=lambda order: {"max_stage": order, "s_noise": 0.0, "noise_scaler": lambda x: x}),),
 )
 def er_sde(sigmas: Array, order: int, coordinate: str) -> Tableau:

@@ -112,7 +112,7 @@ def deis(sigmas: Array, order: int, coordinate: str) -> Tableau:
 
 @register(
     "ipndm_v",
-    convergence={1: 1, 2: 2, 3: 1, 4: 1},
+    convergence={1: 1, 2: 2, 3: 2, 4: 2},
     directions="noise",
     source="ComfyUI's sample_ipndm_v as it is. Its weights for three and four outputs miss those of Adams-Bashforth (for those "
     "see 'ipndm_v_corrected'), and the four do not even sum to the step on most grids.",

@@ -151,9 +151,12 @@ _SA_SOURCE = (
 
 
 def _sa_stock(name: str) -> tuple[Stock, ...]:
+    # Stock solves for its weights in powers of the half log-SNR, which loses digits on small steps.
     return (
         comfyui(
-            name, options=lambda order: {"predictor_order": order, "corrector_order": order + 1, "tau_func": lambda sigma: 0.0}
+            name,
+            options=lambda order: {"predictor_order": order, "corrector_order": order + 1, "tau_func": lambda sigma: 0.0},
+            bound=3e-8,
         ),
     )
 

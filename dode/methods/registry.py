@@ -21,6 +21,7 @@ class Stock:
         options: the keywords to call it with, by order.
         orders: the orders at which the two agree; all of the method's if empty.
         coordinates: the models on which the two agree.
+        bound: how closely the two agree in float64, relative; more than the usual where stock's own arithmetic loses digits.
         fewest_steps: with fewer it does not work.
         most_steps: with more, a final one to σ = 0 aside, it does not work; by order.
     """
@@ -29,6 +30,7 @@ class Stock:
     options: Callable[[int], Mapping[str, Any]] = lambda order: {}
     orders: tuple[int, ...] = ()
     coordinates: tuple[str, ...] = ("log_sigma", "flow")
+    bound: float = 1e-9
     fewest_steps: int = 1
     most_steps: Callable[[int], float] = lambda order: float("inf")
 
