@@ -50,7 +50,8 @@ def test_a_missing_feature_turns_off_what_needs_it(tmp_path: Path) -> None:
         nodes = {name for name in server.get("/object_info") if name.startswith("DODE")}
         assert "DODEDemoModel" not in nodes
         assert {"DODEDistillSampler", "DODELoad", "DODESampler", "DODECompare"} <= nodes
-        said = [line for line in server.log().splitlines() if "D-ODE:" in line]
+        # Importing parts of the host before it sets up its log gives it a second log handler.
+        said = {line.partition("D-ODE:")[2] for line in server.log().splitlines() if "D-ODE:" in line}
         assert len(said) == 2, said
         assert any("demo_model" in line and "comfy.latent_formats.LatentFormat" in line for line in said)
         assert any("`dode` in KSampler" in line and "SchedulerHandler" in line for line in said)
