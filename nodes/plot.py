@@ -64,7 +64,7 @@ def _bars(entry: Entry) -> Image.Image:
     rows, taps = values.shape
     largest = max(float(np.abs(values).max()), 1e-9)
     ticks = [(0.0, f"{-largest:.2g}"), (0.5, "0"), (1.0, f"{largest:.2g}")]
-    panel, draw = _panel("λ (learned correction)", ticks, "update")
+    panel, draw = _panel("learned correction of each update", ticks, "update")
     width = 0.7 * (_WIDTH - _MARGIN - 16) / rows / taps
     for row in range(rows):
         left = _x(row, rows) - width * taps / 2
@@ -91,7 +91,7 @@ def _errors(entry: Entry) -> Image.Image:
         draw.line(points, _COLOURS[1 - number], width=2)
         for x, y in points:
             draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=_COLOURS[1 - number])
-        draw.text((_WIDTH - 20, 34 + 16 * number), name, _COLOURS[1 - number], _font(12), anchor="ra")
+        draw.text((_WIDTH - 20, 8 + 16 * number), name, _COLOURS[1 - number], _font(12), anchor="ra")
     for i in range(count):
         draw.text((_x(i, count), _HEIGHT - _MARGIN + 12), str(i + 1), _INK, _font(11), anchor="mm")
     return panel

@@ -29,9 +29,11 @@ def main() -> None:
     sys.path[0] = str(options.folder)
     if options.hide:
         importlib.import_module("comfy.options").enable_args_parsing()
-    for path in options.hide:
-        module, _, name = path.partition(":")
-        delattr(importlib.import_module(module), name)
+        importlib.import_module("comfy.sd")
+    # All first, and the host's loader with them: its own modules use one another while they are imported.
+    hidden = [(importlib.import_module(path.partition(":")[0]), path.partition(":")[2]) for path in options.hide]
+    for module, name in hidden:
+        delattr(module, name)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
