@@ -13,11 +13,13 @@ import platform
 import statistics
 import sys
 import time
+import timeit
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,14 +38,14 @@ STEPS = 20
 
 
 class Still(StockModel):
-    """A model that does nothing: it returns one and the same tensor."""
+    """A model that does nothing: it returns one and the same tensor, or copies of it."""
 
-    def __init__(self, like: Tensor):
+    def __init__(self, like: Tensor, copies: bool = False):
         super().__init__(lambda x, sigma: x, "log_sigma")
-        self.output = torch.randn_like(like)
+        self.output, self.copies = torch.randn_like(like), copies
 
     def __call__(self, x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
-        return self.output
+        return self.output.clone() if self.copies else self.output
 
 
 class Memory(TorchDispatchMode):
@@ -98,7 +100,7 @@ def ratios(runs: list[Callable[[], Tensor]], repeats: int) -> tuple[float, list[
 
 def distilled(table: Tableau, directions: Any) -> Tableau:
     """As a fit would leave it: a correction in every row that can have one."""
-    return correct(table, directions, 0.01 * (available_taps(table) > 0)[:, None])
+    return correct(table, directions, np.where(available_taps(table)[:, None] > 0, 0.01, 0.0))
 
 
 def stock_run(stock: Stock, order: int, model: StockModel, x: Tensor, sigmas: Tensor) -> Callable[[], Tensor]:
@@ -116,11 +118,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    grid = schedule("karras", STEPS, 0.03, 14.6)
+    grid, long = schedule("karras", STEPS, 0.03, 14.6), schedule("karras", 1000, 0.03, 14.6)
     print(f"# Cost of a table, {STEPS} steps, a model that does nothing\n")
     print(f"torch {torch.__version__}, one thread, {platform.machine()}, float32, median of {options.repeats}.\n")
     print("time: table / stock and distilled table / stock. memory: latents held at once by stock, table, distilled table.")
-    print("build: milliseconds to build the table of 1000 steps.\n")
+    print("build: the table of 1000 steps, best of three.\n")
     heads = [f"{name} {shape}" for name, shape in SHAPES.items()]
     print(f"| method | stock function | {' | '.join(heads)} | memory | build |")
     print("|" + "---|" * (len(SHAPES) + 4))
@@ -147,10 +149,9 @@ def main() -> None:
                 spent, found = ratios(runs, options.repeats)
                 cells.append(f"{found[0]:.2f}, {found[1]:.2f} ({spent:.1f} ms)")
                 if not memory:
+                    model.copies = True
                     memory = ", ".join(f"{held(run, x):.0f}" for run in runs)
-        start, long = time.perf_counter(), schedule("karras", 1000, 0.03, 14.6)
-        build_tableau(name, long, order)
-        built = 1e3 * (time.perf_counter() - start)
+        built = 1e3 * min(timeit.repeat(lambda name=name, order=order: build_tableau(name, long, order), number=1, repeat=3))
         function = stock.function.partition(":")[2]
         print(f"| {name} | {function} | {' | '.join(cells)} | {memory} | {built:.0f} ms |", flush=True)
 

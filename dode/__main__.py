@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = _command(commands, "demo", help="distill on the embedded model, compare, draw a picture sheet and plots")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the results")
-    demo.add_argument("--samples", type=int, default=48, help="noise samples to distill on")
+    demo.add_argument("--samples", type=int, default=40, help="noise samples to distill on")
     demo.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance scale")
 
     distill = _command(

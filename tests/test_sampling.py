@@ -204,7 +204,7 @@ def test_memory_is_the_history_the_method_needs() -> None:
     taps = np.zeros((20, 3))
     taps[3:] = 0.01
     three_taps = Parameters("euler", 1, "data", tuple(sigmas), taps).tableau()
-    tables = (build_tableau("euler", sigmas), 1), (build_tableau("dpmpp_2m", sigmas), 1), (three_taps, 3)
+    tables = (build_tableau("euler", sigmas), 0), (build_tableau("dpmpp_2m", sigmas), 1), (three_taps, 3)
     for table, history in tables:
         alive.clear()
         most = 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dode.coordinate import coordinate as to_coordinate
 from dode.errors import GridError
@@ -12,7 +13,8 @@ FLOW_START = 0.9999
 """Where σ = 1 of a flow schedule is moved to, because its half log-SNR is infinite: stock's offset_first_sigma_for_snr on a
 model without a shift. On a model with a shift, give the grid a first σ of the model's own choosing."""
 
-Weigh = Callable[[Array, int], Array]
+Index = NDArray[np.intp]
+Weigh = Callable[[Index, int], Array]
 Stages = Callable[[int, int], list[Row]]
 
 
@@ -39,7 +41,7 @@ def singlestep(sigmas: Array, prediction: Prediction, stages: Stages, euler_at_t
 
 
 def multistep(
-    sigmas: Array, counts: Array, weigh: Weigh, prediction: Prediction = "data", *, consistent: bool = True
+    sigmas: Array, counts: Index, weigh: Weigh, prediction: Prediction = "data", *, consistent: bool = True
 ) -> Tableau:
     """One evaluation and one row a step, over the outputs of the last steps.
 
@@ -62,13 +64,13 @@ def multistep(
     return Tableau(levels[0], rows, prediction, consistent)
 
 
-def counts_with_start(sigmas: Array, order: int) -> Array:
+def counts_with_start(sigmas: Array, order: int) -> Index:
     """How many outputs each step uses: as many as there are, up to ``order``; the step to σ = 0 is Euler's."""
     counts = np.minimum(np.arange(1, len(sigmas)), order)
     return np.where(sigmas[1:] == 0, 1, counts)
 
 
-def newest_first(values: Array, steps: Array, k: int) -> Array:
+def newest_first(values: Array, steps: Index, k: int) -> Array:
     """The last k entries up to each step, (len(steps), k)."""
     return values[steps[:, None] - np.arange(k)]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dode.coordinate import coordinate as to_coordinate
-from dode.methods.assembly import counts_with_start, multistep, newest_first, snr_grid
+from dode.methods.assembly import Index, counts_with_start, multistep, newest_first, snr_grid
 from dode.methods.registry import comfyui, k_diffusion, register
 from dode.tableau import Array, Tableau
 
@@ -18,7 +18,7 @@ def _midpoint_2m(sigmas: Array, snr: Array) -> Tableau:
     h, _ = _steps_above_zero(snr)
     total = 1 - sigmas[1:] / sigmas[:-1]
 
-    def weigh(steps: Array, k: int) -> Array:
+    def weigh(steps: Index, k: int) -> Array:
         back = total[steps] * h[steps] / (2 * h[steps - 1])
         return np.stack([total[steps] + back, -back], axis=1)
 
@@ -62,7 +62,7 @@ def _taylor_multistep(sigmas: Array, order: int, coordinate: str) -> Tableau:
     h, one_minus_exp = _steps_above_zero(snr)
     total = 1 - sigmas[1:] / sigmas[:-1]
 
-    def weigh(steps: Array, k: int) -> Array:
+    def weigh(steps: Index, k: int) -> Array:
         past = newest_first(h, steps, k)
         phi_2, phi_3 = _taylor(past[:, 0], one_minus_exp[steps])
         a = alpha[steps + 1]
@@ -125,7 +125,7 @@ def res_multistep(sigmas: Array, order: int, coordinate: str) -> Tableau:
     h, one_minus_exp = _steps_above_zero(to_coordinate("log_sigma", sigmas))
     total = 1 - sigmas[1:] / sigmas[:-1]
 
-    def weigh(steps: Array, k: int) -> Array:
+    def weigh(steps: Index, k: int) -> Array:
         back = h[steps] / h[steps - 1] * _taylor(h[steps], one_minus_exp[steps])[0]
         return np.stack([total[steps] + back, -back], axis=1)
 
@@ -151,7 +151,7 @@ def er_sde(sigmas: Array, order: int, coordinate: str) -> Tableau:
         noise = np.exp(-snr)  # σ/α
     total = 1 - sigmas[1:] / sigmas[:-1]
 
-    def weigh(steps: Array, k: int) -> Array:
+    def weigh(steps: Index, k: int) -> Array:
         past = newest_first(noise, steps, k)
         start, end, a = noise[steps], noise[steps + 1], alpha[steps + 1]
         dt = end - start

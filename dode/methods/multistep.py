@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dode.methods.assembly import counts_with_start, lagrange_integrals, multistep, newest_first, quadrature
+from dode.methods.assembly import Index, counts_with_start, lagrange_integrals, multistep, newest_first, quadrature
 from dode.methods.registry import comfyui, k_diffusion, register
 from dode.tableau import Array, Tableau
 
@@ -29,8 +29,8 @@ def ipndm(sigmas: Array, order: int, coordinate: str) -> Tableau:
     )
 
 
-def _adams_bashforth(sigmas: Array, counts: Array) -> Tableau:
-    def weigh(steps: Array, k: int) -> Array:
+def _adams_bashforth(sigmas: Array, counts: Index) -> Tableau:
+    def weigh(steps: Index, k: int) -> Array:
         points, weights = quadrature(sigmas[steps], sigmas[steps + 1], 2)  # exact up to degree 3
         return lagrange_integrals(newest_first(sigmas, steps, k), points, weights)
 
@@ -101,7 +101,7 @@ def _vp_time(sigmas: Array) -> Array:
     stock=(comfyui("sample_deis", options=lambda order: {"max_order": order}, orders=(2, 3, 4)),),
 )
 def deis(sigmas: Array, order: int, coordinate: str) -> Tableau:
-    def weigh(steps: Array, k: int) -> Array:
+    def weigh(steps: Index, k: int) -> Array:
         # In ln σ the integrand is analytic in a strip of constant width around the real axis.
         logs, weights = quadrature(np.log(sigmas[steps]), np.log(sigmas[steps + 1]), 48)
         points = np.exp(logs)
@@ -121,7 +121,7 @@ def deis(sigmas: Array, order: int, coordinate: str) -> Tableau:
 def ipndm_v(sigmas: Array, order: int, coordinate: str) -> Tableau:
     h = np.diff(sigmas)
 
-    def weigh(steps: Array, k: int) -> Array:
+    def weigh(steps: Index, k: int) -> Array:
         past = newest_first(h, steps, k)
         h0, h1 = past[:, 0], past[:, 1]
         ratio = h0 / h1
@@ -132,12 +132,12 @@ def ipndm_v(sigmas: Array, order: int, coordinate: str) -> Tableau:
             u = h1 / h2
             a = (1 - h0 / (3 * (h0 + h1)) * (h0 * (h0 + h1)) / (h1 * (h1 + h2))) / 2
             weights[:, :3] += np.stack([a, -(1 + u) * a, u * a], axis=1)
-        if k > 3:
-            h3 = past[:, 3]
-            v = h1 * (h1 + h2) / (h2 * (h2 + h3))
-            b = (1 - h0 / (3 * (h0 + h1))) / 2 + (1 - h0 / (2 * (h0 + h1))) * h0 / (6 * (h0 + h1 + h2))
-            b *= h0 * (h0 + h1) * (h0 + h1 + h2) / (h1 * (h1 + h2) * (h1 + h2 + h3))
-            weights += np.stack([b, -(1 + u + v) * b, (u + v * (1 + h2 / h3)) * b, -u * v * b], axis=1)
+            if k > 3:
+                h3 = past[:, 3]
+                v = h1 * (h1 + h2) / (h2 * (h2 + h3))
+                b = (1 - h0 / (3 * (h0 + h1))) / 2 + (1 - h0 / (2 * (h0 + h1))) * h0 / (6 * (h0 + h1 + h2))
+                b *= h0 * (h0 + h1) * (h0 + h1 + h2) / (h1 * (h1 + h2) * (h1 + h2 + h3))
+                weights += np.stack([b, -(1 + u + v) * b, (u + v * (1 + h2 / h3)) * b, -u * v * b], axis=1)
         return h0[:, None] * weights
 
     return multistep(sigmas, counts_with_start(sigmas, order), weigh, "noise", consistent=order < 4)

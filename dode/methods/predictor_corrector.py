@@ -4,13 +4,13 @@ A step predicts a point, evaluates there, and corrects the point with that outpu
 point. Only SA-Solver's PECE mode evaluates there once more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from dode.coordinate import coordinate as to_coordinate
 from dode.errors import GridError
-from dode.methods.assembly import lagrange_integrals, newest_first, quadrature, snr_grid
+from dode.methods.assembly import Index, Weigh, lagrange_integrals, newest_first, quadrature, snr_grid
 from dode.methods.registry import Stock, comfyui, register
 from dode.tableau import Array, Row, Tableau
 
@@ -18,7 +18,7 @@ _UNI_PC_END = 0.001
 _POINTS = 24
 
 
-def _grouped(counts: Array, width: int, weigh: Callable[[Array, int], Array]) -> Array:
+def _grouped(counts: Index, width: int, weigh: Weigh) -> Array:
     """``weigh(steps, k)`` (len(steps), k) for all steps that use k outputs, gathered into (n, width)."""
     result = np.zeros((len(counts), width))
     for k in np.unique(counts[counts > 0]).tolist():
@@ -43,7 +43,7 @@ def _uni_pc(sigmas: Array, variant: int) -> Tableau:
     h, total = np.diff(snr), 1 - sigmas[1:] / sigmas[:-1]
     theta, theta_weights = quadrature(np.zeros(1), np.ones(1), _POINTS)
 
-    def weigh(steps: Array, k: int) -> tuple[Array, Array]:
+    def weigh(steps: Index, k: int) -> tuple[Array, Array]:
         """Weights (len(steps), k) of the predictor, and (len(steps), k + 1) of the corrector with the new output first."""
         z = -h[steps]
         scale = z if variant == 1 else np.expm1(z)
@@ -123,7 +123,7 @@ def _sa_solver(sigmas: Array, order: int, coordinate: str, evaluate_twice: bool)
         corrector_counts[n - 1] *= evaluate_twice
     corrector_counts[[0, n]] = 0
 
-    def weigh(steps: Array, nodes: Array) -> Array:
+    def weigh(steps: Index, nodes: Array) -> Array:
         points, weights = quadrature(snr[steps], snr[steps + 1], _POINTS)
         density = weights * np.exp(points - snr[steps + 1, None]) * alpha[steps + 1, None]
         return lagrange_integrals(nodes, points, density)
