@@ -48,7 +48,7 @@ def compare(entry: Entry, model: ModelInfo, guidance: float | None = None) -> Ma
     soft: list[str] = []
     same_weights = bool(fitted.fingerprint) and fitted.fingerprint == model.fingerprint
     if fitted.name and model.name and fitted.name != model.name and not same_weights:
-        soft.append(f"fitted on {fitted.name}, this is {model.name}")
+        soft.append(f"fitted on {fitted.name!r}, this is {model.name!r}")
     if entry.guidance is not None and guidance is not None and not same_guidance(entry, guidance):
         soft.append(f"fitted at guidance {entry.guidance:g}, this is {guidance:g}")
     return Match(tuple(hard), tuple(soft))
