@@ -1,6 +1,7 @@
 """Starting up: with parts of the host missing, beside other packs, switched off, and on the oldest host."""
 
 import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from tests.comfy.graphs import demo, distill, ksampler, sampler_custom
 from tests.comfy.server import ROOT, ComfyServer
 from tests.comfy.workflow import Graph, link
 from tests.comfyui import comfyui_dir
+
+SETTING = "dode.ksampler"
 
 
 @contextmanager
@@ -42,6 +45,13 @@ def test_nothing_is_said_but_the_import_time(comfy: ComfyServer, record_property
     lines = comfy.log().split("Starting server")[0].splitlines()
     assert not [line for line in lines if "D-ODE" in line or ("d-ode" in line and "seconds:" not in line)]
     assert "IMPORT FAILED" not in comfy.log()
+
+
+def test_the_page_gets_the_setting_and_the_templates(comfy: ComfyServer) -> None:
+    assert "/extensions/d-ode/dode.js" in comfy.get("/extensions")
+    with urllib.request.urlopen(f"http://127.0.0.1:{comfy.port}/extensions/d-ode/dode.js", timeout=60) as answer:
+        assert f'id: "{SETTING}"' in answer.read().decode()
+    assert set(comfy.get("/workflow_templates")["d-ode"]) == {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
 
 
 def test_a_missing_feature_turns_off_what_needs_it(tmp_path: Path) -> None:
@@ -91,7 +101,7 @@ def test_beside_other_sampler_packs(tmp_path: Path) -> None:
 def test_switched_off_in_the_settings(tmp_path: Path) -> None:
     settings = tmp_path / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"dode.ksampler": False}))
+    settings.write_text(json.dumps({SETTING: False}))
     with started(comfyui_dir(), tmp_path) as server:
         assert all("dode" not in names for names in offered(server))
         assert "DODEDistillSampler" in server.get("/object_info")
