@@ -18,7 +18,7 @@ from dode.sampling import make_sampler
 
 from . import library
 from .host import feature, folder_paths, log
-from .model_info import model_info, prediction_of
+from .model_info import model_info, prediction_of, stock_start
 from .text import summary
 
 NAME = "dode"
@@ -67,6 +67,7 @@ def sample_dode(
     entry = _find(model, sigmas) if len(sigmas) > 1 else None
     if entry is None:
         return feature(f"comfy.k_diffusion.sampling:sample_{FALLBACK_SOLVER}")(model, x, sigmas, **arguments)
+    sigmas = stock_start(model.inner_model.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
     return make_sampler(entry.parameters)(model, x, sigmas, **arguments)
 
 

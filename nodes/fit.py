@@ -16,7 +16,7 @@ from dode.teacher import Teacher
 
 from .guider import Conditioning, PromptsGuider
 from .host import feature
-from .model_info import coordinate_of, model_info
+from .model_info import coordinate_of, model_info, stock_start
 from .progress import Progress
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
@@ -61,7 +61,7 @@ def run_fit(
     info = model_info(model)
     coordinate = coordinate_of(info.prediction)
     teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate)
-    grid = sigmas.tolist()
+    grid = stock_start(model, settings.method, None, sigmas).tolist()
     arguments = {
         "method": settings.method,
         "coordinate": coordinate,

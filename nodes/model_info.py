@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from dode.methods import build_tableau
 from dode.parameter_file import ModelInfo
 
 from .host import feature
@@ -37,6 +41,22 @@ def prediction_of(model_sampling: Any) -> str:
 def coordinate_of(prediction: str) -> str:
     """The half log-SNR of the model's schedule, as ``dode.coordinate`` names it."""
     return "flow" if prediction == "flow" else "log_sigma"
+
+
+def stock_start(model: Any, method: str, order: int | None, sigmas: Tensor) -> Tensor:
+    """The noise levels with the first one where the host's own sampler of that name starts on this model.
+
+    Samplers that work in the half log-SNR, which is infinite at σ = 1 of a flow schedule, are moved off it by the host by as
+    much as the model's shift asks for (offset_first_sigma_for_snr). A table alone knows only a model without a shift.
+    """
+    sampling = model.get_model_object("model_sampling")
+    if prediction_of(sampling) != "flow" or float(sigmas[0]) != 1:
+        return sigmas
+    unshifted = build_tableau(method, sigmas.tolist(), order, "flow").sigma  # stays 1 for the solvers that do not mind
+    start = float(sampling.percent_to_sigma(1e-4))
+    if not unshifted < start < 1:
+        return sigmas
+    return torch.cat([sigmas.new_tensor([start]), sigmas[1:]])
 
 
 def model_info(model: Any) -> ModelInfo:

@@ -11,7 +11,7 @@ from dode.parameter_file import Entry
 from dode.sampling import make_sampler
 
 from .host import CATEGORY, Params, feature, io, log
-from .model_info import model_info
+from .model_info import model_info, stock_start
 from .text import summary
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
@@ -37,6 +37,7 @@ def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
             if difference not in told:
                 told.add(difference)
                 log.warning("D-ODE: %s: %s. The parameters may fit less well.", summary(entry), difference)
+        sigmas = stock_start(guider.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
         return run(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
 
     return KSAMPLER(sample_dode)

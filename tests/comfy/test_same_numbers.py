@@ -95,19 +95,22 @@ def reproduced(coordinate: str) -> list[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["eps", "v", "edm", "flow"])
+@pytest.mark.parametrize("kind", ["eps", "v", "edm", "flow", "flow, shifted"])
 def test_without_correction_it_is_the_hosts_own_sampler(comfy: ComfyServer, kind: str) -> None:
     """The bound is float32 rounding along seven steps, in units of the result's largest number.
 
     The host computes the coefficients of three of its samplers in float32 too, out of an ill-conditioned system (UniPC) or an
     integral (DEIS), ours are float64; run in float64, as the golden tests do, those agree as well.
     """
+    kind, _, shifted = kind.partition(", ")
     methods = reproduced("flow" if kind == "flow" else "log_sigma")
     assert {"euler", "heun", "dpmpp_2m", "ipndm", "deis", "uni_pc"} <= {name for name, _ in methods}
     graph = Graph()
     model = graph.add("DodeTestModel", kind=kind)
     latent = graph.add("EmptyLatentImage", width=128, height=128, batch_size=2)
     on = {"model": link(model), "positive": link(model, 1), "negative": link(model, 2), "latent": link(latent)}
+    if shifted:
+        on["model"] = link(graph.add("ModelSamplingSD3", model=on["model"], shift=3.0))
     scheduler = "simple" if kind == "flow" else "karras"
     sigmas = link(graph.add("BasicScheduler", model=on["model"], scheduler=scheduler, steps=7, denoise=1.0))
     pairs: dict[str, tuple[str, str]] = {}
