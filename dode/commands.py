@@ -57,14 +57,13 @@ def _summary(entries: list[Entry]) -> str:
     for entry in entries:
         report = entry.report
         assert report is not None
-        ratio = report.error_distilled / report.error_base if report.error_base else 1.0
         rows.append(
             [
                 entry.parameters.method,
                 str(entry.evaluations),
                 f"{report.error_base:.4f}",
                 f"{report.error_distilled:.4f}",
-                f"{ratio:.2f}",
+                f"{report.ratio:.2f}",
             ]
         )
     return table_text(rows)
@@ -207,11 +206,10 @@ def describe(entry: Entry) -> str:
     ]
     if r is not None:
         t = r.teacher
-        ratio = r.error_distilled / r.error_base if r.error_base else 1.0
         lines += [
             f"  teacher   {t.method}, {t.substeps} substeps a step (its own error {r.teacher_error:.4g})",
             f"  samples   {r.samples}, {r.held_out} of them held out, seed {r.seed}",
-            f"  error     {r.error_base:.4g} base, {r.error_distilled:.4g} distilled, ratio {ratio:.2f} (held out)",
+            f"  error     {r.error_base:.4g} base, {r.error_distilled:.4g} distilled, ratio {r.ratio:.2f} (held out)",
             f"  guard     kept {' '.join(f'{k:g}' for k in r.kept)} of the rows' corrections, {r.strength:g} of the whole",
             f"  cost      {', '.join(f'{count} {stage}' for stage, count in r.model_evaluations.items())} evaluations",
         ]

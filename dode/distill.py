@@ -58,6 +58,11 @@ class Report:
     strength: float
     model_evaluations: dict[str, int]
 
+    @property
+    def ratio(self) -> float:
+        """Error of the distilled solver divided by that of its base; below 1 is better."""
+        return self.error_distilled / self.error_base if self.error_base else 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
