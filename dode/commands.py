@@ -69,13 +69,18 @@ def _summary(entries: list[Entry]) -> str:
     return table_text(rows)
 
 
+def _refuse_existing(options: Namespace) -> None:
+    """Before minutes of work, not after them."""
+    if options.output.exists() and not options.overwrite:
+        raise FileExistsAlready(f"{options.output} exists already. Choose another name, or add --overwrite.")
+
+
 def distill(options: Namespace) -> int:
     """Fit, save, and print what the held-out samples say."""
     entry = get_method(options.method)
     if options.output.suffix != ".safetensors":
         raise ParameterFileError(f"A parameter file's name must end in .safetensors, got {options.output.name!r}.")
-    if options.output.exists() and not options.overwrite:
-        raise FileExistsAlready(f"{options.output} exists already. Choose another name, or add --overwrite.")
+    _refuse_existing(options)
     if options.samples < 2:
         raise FitError(f"--samples must be at least 2, got {options.samples}: one is fitted and one judges.")
     model = _model(options)
@@ -127,8 +132,7 @@ def sample(options: Namespace) -> int:
     """Sample and write latents or pictures."""
     if options.output.suffix not in (".safetensors", ".png"):
         raise ModelError(f"OUT must end in .safetensors or .png, got {options.output.name!r}.")
-    if options.output.exists() and not options.overwrite:
-        raise FileExistsAlready(f"{options.output} exists already. Choose another name, or add --overwrite.")
+    _refuse_existing(options)
     if options.count < 1 or options.micro_batch < 1:
         raise ModelError("--count and --micro-batch must be at least 1.")
     model = _model(options)

@@ -13,7 +13,7 @@ from dode.sampling import make_sampler
 from dode.teacher import Teacher, nested_grid
 
 from .host import CATEGORY, Params, feature, io, previewer, send_text, ui
-from .model_info import coordinate_of, model_info
+from .model_info import coordinate_of, model_info, with_channels_of
 from .plot import side_by_side
 from .sampler import entry_sampler
 
@@ -119,8 +119,7 @@ class _Steps:
 
 def _sample(guider: Any, latent: dict[str, Any], seed: int, runs: Any, steps: _Steps) -> list[Tensor]:
     sample = feature("comfy.sample")
-    scale = [latent[k] for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if latent.get(k) is not None]
-    start = sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"], *scale)
+    start = with_channels_of(guider.model_patcher, latent, latent["samples"])
     results: list[Tensor] = []
     for sampler, sigmas in runs:
         noise = sample.prepare_noise(start, seed)

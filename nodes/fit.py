@@ -16,7 +16,7 @@ from dode.teacher import Teacher
 
 from .guider import Conditioning, PromptsGuider
 from .host import feature
-from .model_info import coordinate_of, model_info, stock_start
+from .model_info import coordinate_of, model_info, stock_start, with_channels_of
 from .progress import Progress
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
@@ -166,8 +166,7 @@ def _noise(model: Any, latent: dict[str, Any], count: int, seed: int) -> tuple[T
     samples = latent["samples"]
     if getattr(samples, "is_nested", False):
         raise FitError("This latent holds picture and sound together, which Distill Sampler cannot do yet.")
-    scale = [latent[k] for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if latent.get(k) is not None]
-    one = sample.fix_empty_latent_channels(model, torch.zeros_like(samples[:1]), *scale)
+    one = with_channels_of(model, latent, torch.zeros_like(samples[:1]))
     empty = torch.zeros(count, *one.shape[1:])
     return sample.prepare_noise(empty, seed), empty
 

@@ -59,6 +59,12 @@ def stock_start(model: Any, method: str, order: int | None, sigmas: Tensor) -> T
     return torch.cat([sigmas.new_tensor([start]), sigmas[1:]])
 
 
+def with_channels_of(model: Any, latent: dict[str, Any], samples: Tensor) -> Tensor:
+    """An empty latent's samples in the shape that the model takes, as the host's own sampling nodes make them."""
+    scale = [latent[k] for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if latent.get(k) is not None]
+    return feature("comfy.sample").fix_empty_latent_channels(model, samples, *scale)
+
+
 def model_info(model: Any) -> ModelInfo:
     """Describe a model patcher."""
     latent_format = model.get_model_object("latent_format")
