@@ -11,8 +11,8 @@ grid into the two-step Adams-Bashforth method. The official code adds λ · (e_m
 In the stages of DPM-Solver-3 the paper's λ stands inside the bracket that the solver multiplies by another number than h; the
 direction is the same one.
 
-Under classifier-free guidance a row may also add Σ_k γ_k · (1 - σ_row/σ_base) · G_{m-k}, with G = D_cond - D_uncond: the guidance
-scale of the step changes by γ_0. And the model may be told another noise level than the true one. Both are ours, not the paper's.
+Under classifier-free guidance a row may also add Σ_k γ_k · (1 - σ_row/σ_base) · G_{m-k}, with G = D_cond - D_uncond: the
+guidance scale of the step changes by γ_0. And the model may be told another noise level than the true one. Both are not the paper's.
 
 The first row has no earlier output and stays as it is. The paper does so in data prediction; in noise prediction its first
 step takes the noisy batch x for the missing output, ε - x, which costs consistency: the step would no longer be exact for a
@@ -156,7 +156,7 @@ class Parameters:
             s / limit <= t <= s * limit for s, t in zip(base.evaluation_sigmas, told, strict=True)
         ):
             raise ParameterError(
-                f"model_sigmas must be {base.evaluations} noise levels within a factor of {limit:g} of the true ones, got {told}."
+                f"model_sigmas must be {base.evaluations} levels within a factor of {limit:g} of the true ones, got {told}."
             )
 
     def base(self) -> Tableau:

@@ -133,7 +133,7 @@ def distill(
     teacher = teacher or _default_teacher(method, order, coordinate)
     _check_settings(x, form, taps, ridge, held_out, micro_batch)
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
-    held, batches = _split(len(x), held_out, micro_batch, seed)
+    held, batches = split(len(x), held_out, micro_batch, seed)
 
     with torch.no_grad():
         levels = base.levels
@@ -214,7 +214,7 @@ def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: flo
         raise FitError(f"micro_batch must be at least 1, got {micro_batch}.")
 
 
-def _split(count: int, held_out: float, micro_batch: int, seed: int) -> tuple[list[int], list[Tensor]]:
+def split(count: int, held_out: float, micro_batch: int, seed: int) -> tuple[list[int], list[Tensor]]:
     """Indices of the held-out samples, and of all samples in micro-batches."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     held = sorted(order[: _held_count(count, held_out)])
