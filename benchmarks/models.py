@@ -66,11 +66,11 @@ class BenchModel:
 
         return denoise
 
-    def fit_denoiser(self, guidance: float) -> Callable[..., Any]:
-        """The same, but with guidance it returns ``Guided``: the mixed output, and the difference of the two beside it."""
+    def fit_denoiser(self, guidance: float, always: bool = False) -> Callable[..., Any]:
+        """The same, but with guidance (or ``always``) it returns ``Guided``: the mixed output and the difference beside it."""
 
         def denoise(x: Tensor, sigma: Tensor, labels: Tensor) -> Any:
-            conditional, null = self.outputs(x, sigma, labels, guidance != 1)
+            conditional, null = self.outputs(x, sigma, labels, always or guidance != 1)
             if null is None:
                 return conditional
             difference = conditional - null

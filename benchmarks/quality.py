@@ -69,8 +69,12 @@ def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
     samples = f"{plan.fit_samples} samples to fit on, {plan.test_samples} to test on"
     if plan.fit_classes != plan.test_classes:
         samples += f", classes {plan.fit_classes} and {plan.test_classes}"
-    command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
-    return {"command": command, "machine": torch_settings(options.device), "samples": samples, "seconds": time.time() - started}
+    return {
+        "command": options.command,
+        "machine": torch_settings(options.device),
+        "samples": samples,
+        "seconds": time.time() - started,
+    }
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -106,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = build_parser().parse_args()
+    options.command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.merge:
@@ -113,11 +118,13 @@ def main() -> None:
     elif options.frechet:
         from benchmarks.quality_frechet import frechet
 
-        write(*frechet(options, plan_of(options)), options.output, "frechet")
+        result, text = frechet(options, plan_of(options))
+        write(result, text, options.output, "frechet")
     elif options.study:
         from benchmarks.quality_studies import run_study
 
-        write(*run_study(options, plan_of(options)), options.output, options.study)
+        result, text = run_study(options, plan_of(options))
+        write(result, text, options.output, options.study)
     else:
         compare(options)
 

@@ -138,7 +138,8 @@ def restored(record: dict[str, Any]) -> Parameters:
     """The inverse of ``described``."""
     arrays = ("values", "guidance")
     fields: dict[str, Any] = {k: np.array(v) if k in arrays else v for k, v in record.items()}
-    return Parameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    fields |= {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
+    return Parameters(**fields)
 
 
 def stock_record(best: Best, reference: Tensor) -> dict[str, Any]:
