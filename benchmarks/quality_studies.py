@@ -13,6 +13,7 @@ import torch
 from benchmarks.models import MODELS, BenchModel
 from benchmarks.quality_ablations import ablations
 from benchmarks.quality_cells import Plan, Trial, fit, run_parameters, score, torch_settings, trial
+from benchmarks.quality_parts import parts
 from benchmarks.quality_report import table
 from benchmarks.quality_transfer import transfer
 from dode.teacher import Teacher
@@ -130,6 +131,7 @@ STUDIES: dict[str, Callable[[BenchModel, float, Plan, str], Rows]] = {
     "cost": cost,
     "transfer": transfer,
     "ablations": ablations,
+    "parts": parts,
 }
 
 
