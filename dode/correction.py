@@ -11,6 +11,9 @@ grid into the two-step Adams-Bashforth method. The official code adds λ · (e_m
 In the stages of DPM-Solver-3 the paper's λ stands inside the bracket that the solver multiplies by another number than h; the
 direction is the same one.
 
+Under classifier-free guidance a row may also add Σ_k γ_k · (1 - σ_row/σ_base) · G_{m-k}, with G = D_cond - D_uncond: the
+guidance scale of the step changes by γ_0. And the model may be told another noise level than the true one. Both are our own.
+
 The first row has no earlier output and stays as it is. The paper does so in data prediction; in noise prediction its first
 step takes the noisy batch x for the missing output, ε - x, which costs consistency: the step would no longer be exact for a
 constant ε.
@@ -26,6 +29,7 @@ from dode.methods import build_tableau, get_method
 from dode.tableau import PREDICTIONS, Array, Converter, Prediction, Row, Tableau, check_sigmas, increment
 
 MAX_TAPS = 16
+MAX_TOLD_RATIO = 4.0
 SIGMA_TOLERANCE = 1e-4  # relative; float32 schedules differ from float64 ones by about 1e-6
 
 
@@ -41,16 +45,38 @@ def edit_row(row: Row, sigma_base: float, prediction: Prediction, evaluations: i
     return replace(row, weights=tuple(sorted(weights.items())))
 
 
-def correct(base: Tableau, directions: Prediction, values: Array, strength: float = 1.0) -> Tableau:
-    """Apply corrections to a solver: ``values`` (rows, taps), scaled by ``strength``. All zero gives ``base`` itself."""
+def add_guidance(row: Row, sigma_base: float, evaluations: int, values: Sequence[float] | Array) -> Row:
+    """Add a row's weights of the guidance directions; ``values`` (taps,) newest first, beyond those at hand not used."""
+    h = increment("data", sigma_base, row.sigma)
+    weights = dict(row.guidance)
+    for k, value in enumerate(values[:evaluations]):
+        if value:
+            weights[evaluations - 1 - k] = weights.get(evaluations - 1 - k, 0.0) + float(value) * h
+    return replace(row, guidance=tuple(sorted(weights.items())))
+
+
+def correct(
+    base: Tableau,
+    directions: Prediction,
+    values: Array,
+    strength: float = 1.0,
+    guidance: Array | None = None,
+    model_sigmas: tuple[float, ...] | None = None,
+) -> Tableau:
+    """Apply corrections to a solver: ``values`` (rows, taps) and ``guidance`` (rows, taps), scaled by ``strength``, and the
+    noise levels that the model is told, (NFE,), moved as far from the true ones. All zero gives ``base`` itself."""
     values = np.asarray(values, dtype=np.float64) * strength
-    if not values.any():
+    added = np.zeros((len(base.rows), 0)) if guidance is None else np.asarray(guidance, dtype=np.float64) * strength
+    told = None
+    if model_sigmas is not None and strength:
+        told = tuple(s * (t / s) ** strength for s, t in zip(base.evaluation_sigmas, model_sigmas, strict=True))
+    if not values.any() and not added.any() and told is None:
         return base
     converter = Converter(base, directions)
-    for row, row_values in zip(base.rows, values, strict=True):
-        plain = converter.convert(row)
-        converter.append(edit_row(plain, converter.sigma, directions, converter.evaluations, row_values))
-    return converter.tableau()
+    for row, row_values, row_added in zip(base.rows, values, added, strict=True):
+        edited = edit_row(converter.convert(row), converter.sigma, directions, converter.evaluations, row_values)
+        converter.append(add_guidance(edited, converter.sigma, converter.evaluations, row_added))
+    return converter.tableau(told)
 
 
 def available_taps(tableau: Tableau) -> Array:
@@ -69,6 +95,8 @@ class Parameters:
         sigmas: the grid (n+1,) the corrections were fitted on, descending, last may be 0.
         values: λ, float64 (rows of the solver's table, taps); zero where a row has no such difference yet.
         coordinate: the half log-SNR of the model's schedule, as in ``build_tableau``.
+        guidance: γ, float64 (rows, taps), weights of the guidance directions, newest first; None or zero without that channel.
+        model_sigmas: the noise level that the model is told at each evaluation, (NFE,); None where it is the true one.
 
     Raises:
         ParameterError, GridError, MethodError: on construction, if the parts do not fit together.
@@ -80,6 +108,8 @@ class Parameters:
     sigmas: tuple[float, ...]
     values: Array
     coordinate: str = "log_sigma"
+    guidance: Array | None = None
+    model_sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.directions not in PREDICTIONS:
@@ -101,6 +131,33 @@ class Parameters:
         if values[unusable].any():
             row = int(np.argwhere(unusable & (values != 0))[0, 0])
             raise ParameterError(f"Row {row} has a parameter for a difference of outputs that does not exist yet there.")
+        self._check_channel(base)
+        self._check_told(base)
+
+    def _check_channel(self, base: Tableau) -> None:
+        if self.guidance is None:
+            return
+        guidance = np.array(self.guidance, dtype=np.float64)
+        guidance.setflags(write=False)
+        object.__setattr__(self, "guidance", guidance)
+        if guidance.ndim != 2 or guidance.shape[0] != len(base.rows) or not 1 <= guidance.shape[1] <= MAX_TAPS:
+            raise ParameterError(f"guidance must have shape ({len(base.rows)}, 1 to {MAX_TAPS}), got {guidance.shape}.")
+        missing = np.arange(guidance.shape[1])[None, :] > available_taps(base)[:, None]
+        if not np.isfinite(guidance).all() or guidance[missing].any():
+            raise ParameterError("guidance must be finite, and zero for evaluations that a row does not have yet.")
+
+    def _check_told(self, base: Tableau) -> None:
+        if self.model_sigmas is None:
+            return
+        told = tuple(float(s) for s in self.model_sigmas)
+        object.__setattr__(self, "model_sigmas", told)
+        limit = MAX_TOLD_RATIO
+        if len(told) != base.evaluations or not all(
+            s / limit <= t <= s * limit for s, t in zip(base.evaluation_sigmas, told, strict=True)
+        ):
+            raise ParameterError(
+                f"model_sigmas must be {base.evaluations} levels within a factor of {limit:g} of the true ones, got {told}."
+            )
 
     def base(self) -> Tableau:
         """The undistilled solver on the fitted grid."""
@@ -120,14 +177,28 @@ class Parameters:
         if not np.isfinite(strength):
             raise ParameterError(f"strength must be a finite number, got {strength}.")
         if sigmas is None:
-            return correct(self.base(), self.directions, self.values, strength)
+            return correct(self.base(), self.directions, self.values, strength, self.guidance, self.model_sigmas)
         grid = check_sigmas(sigmas)
         first = self._find(grid)
         part = build_tableau(self.method, grid, self.order, self.coordinate)
         rows = _matching_rows(part, self.base(), first)
         if rows is None:
             raise ParameterError(f"{self.method!r} takes other stages on this part of its grid; run it on the whole grid.")
-        return correct(part, self.directions, self.values[rows], strength)
+        guidance = None if self.guidance is None else self.guidance[rows]
+        return correct(part, self.directions, self.values[rows], strength, guidance, self._told_on(part, rows, first))
+
+    def _told_on(self, part: Tableau, rows: list[int], first: int) -> tuple[float, ...] | None:
+        """What the model is told at the evaluations of a solver on a part of the grid, whose rows are these of the whole."""
+        if self.model_sigmas is None:
+            return None
+        whole = self.base()
+        number_after = np.cumsum([1, *(row.evaluate for row in whole.rows)]) - 1  # of the newest evaluation, by rows taken
+        start = sum(len(step) for step in _by_step(whole)[:first])
+        found = [self.model_sigmas[number_after[start]]]
+        for row, mine in zip(rows, part.rows, strict=True):
+            if mine.evaluate:
+                found.append(self.model_sigmas[number_after[row + 1]] if whole.rows[row].evaluate else mine.sigma)
+        return tuple(found)
 
     def _find(self, grid: Array) -> int:
         fitted = np.array(self.sigmas)

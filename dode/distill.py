@@ -8,7 +8,7 @@ Differences from the official code: the teacher's grid contains the student's, Î
 result are not fitted, and a correction that does not help them is shrunk or dropped.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 
 from dode.correction import MAX_TAPS, Parameters, correct, edit_row
-from dode.errors import FitError, ModelError
+from dode.errors import FitError
 from dode.least_squares import solve_normal_equations
+from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method
 from dode.sampling import Denoiser, Walk
 from dode.tableau import PREDICTIONS, Array, Converter, Prediction, Row, Tableau, check_sigmas, increment
 from dode.teacher import Teacher, trajectory
 
-ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
-Progress = Callable[[str, int, int], None]
 STAGES = ("teacher", "student", "fit", "check")
 _STRENGTHS = (1.0, 0.5, 0.25)
 
@@ -82,42 +81,6 @@ class _Check:
     strength: float
 
 
-class _Model:
-    """The denoiser as the fit sees it: batches come from and go back to CPU memory, and every call is counted."""
-
-    def __init__(self, denoiser: Denoiser, extra_args: ExtraArgs | None, device: torch.device, progress: Progress | None):
-        self.denoiser, self.extra_args, self.device, self.progress = denoiser, extra_args, device, progress
-        self.stage, self.totals = "", {}
-        self.counts: dict[str, int] = {}
-
-    def enter(self, stage: str, total: int) -> None:
-        self.stage, self.counts[stage] = stage, self.counts.get(stage, 0)
-        self.totals[stage] = total
-        if self.progress is not None:
-            self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
-
-    def on(self, samples: Tensor) -> Denoiser:
-        """A plain denoiser for the samples with these indices."""
-        extra = self.extra_args(samples) if callable(self.extra_args) else (self.extra_args or {})
-
-        def denoise(y: Tensor, sigma: Tensor) -> Tensor:
-            out = self.denoiser(y.to(self.device), sigma.to(self.device), **extra)
-            if not isinstance(out, Tensor):
-                raise ModelError(f"The denoiser must return a tensor, got {type(out).__name__}.")
-            out = out.to(y.device, y.dtype)
-            if not torch.isfinite(out).all():
-                raise ModelError(
-                    f"The model returned NaN or infinity at sigma {float(sigma[0]):.4g}. Nothing was fitted; check the model, "
-                    "its precision and the guidance scale, or start from a smaller sigma."
-                )
-            self.counts[self.stage] += len(y)
-            if self.progress is not None:
-                self.progress(self.stage, self.counts[self.stage], max(self.totals[self.stage], self.counts[self.stage]))
-            return out
-
-        return denoise
-
-
 def distill(
     denoiser: Denoiser,
     x: Tensor,
@@ -169,8 +132,8 @@ def distill(
     base = build_tableau(method, sigmas, order, coordinate)
     teacher = teacher or _default_teacher(method, order, coordinate)
     _check_settings(x, form, taps, ridge, held_out, micro_batch)
-    model = _Model(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
-    held, batches = _split(len(x), held_out, micro_batch, seed)
+    model = Metered(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
+    held, batches = split(len(x), held_out, micro_batch, seed)
 
     with torch.no_grad():
         levels = base.levels
@@ -251,7 +214,7 @@ def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: flo
         raise FitError(f"micro_batch must be at least 1, got {micro_batch}.")
 
 
-def _split(count: int, held_out: float, micro_batch: int, seed: int) -> tuple[list[int], list[Tensor]]:
+def split(count: int, held_out: float, micro_batch: int, seed: int) -> tuple[list[int], list[Tensor]]:
     """Indices of the held-out samples, and of all samples in micro-batches."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     held = sorted(order[: _held_count(count, held_out)])
@@ -268,7 +231,7 @@ def _squares(difference: Tensor) -> Array:
 
 
 def _fit_rows(
-    model: _Model,
+    model: Metered,
     x: Tensor,
     base: Tableau,
     form: Prediction,
@@ -304,7 +267,7 @@ def _fit_rows(
     return values, kept
 
 
-def _evaluate(model: _Model, walks: list[Walk], batches: list[Tensor], points: list[Tensor], sigma: float) -> None:
+def _evaluate(model: Metered, walks: list[Walk], batches: list[Tensor], points: list[Tensor], sigma: float) -> None:
     for walk, batch, y in zip(walks, batches, points, strict=True):
         walk.record(y, sigma, model.on(batch)(y, y.new_full((len(y),), sigma)))
 
@@ -335,7 +298,7 @@ def _solve(gram: Array, ridge: float, held: list[int], guard: bool) -> tuple[Arr
 
 
 def _check(
-    model: _Model,
+    model: Metered,
     x: Tensor,
     parameters: Parameters,
     teacher: Teacher,

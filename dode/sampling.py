@@ -1,8 +1,8 @@
 """The loop that runs any table, and functions with k-diffusion's sampler signature."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,29 +12,59 @@ from dode.errors import ModelError
 from dode.methods import build_tableau
 from dode.tableau import Prediction, Row, Tableau
 
-Denoiser = Callable[..., Tensor]
+Denoiser = Callable[..., Any]  # returns a tensor or Guided
 Callback = Callable[[dict[str, Any]], None]
 Sampler = Callable[..., Tensor]
+
+
+class Guided(NamedTuple):
+    """Both outputs of one evaluation under classifier-free guidance, where a denoiser has them.
+
+    Attributes:
+        denoised: what guidance makes of the two, D_uncond + w · (D_cond - D_uncond).
+        guidance: their difference D_cond - D_uncond.
+    """
+
+    denoised: Tensor
+    guidance: Tensor
 
 
 class Walk:
     """One batch on its way through a table: the base point and the outputs still needed.
 
-    This is the loop's body; ``sample`` drives one walk to the end, the fit drives many in lock-step.
+    ``drive`` takes it along the rows; ``sample`` does so for one walk to the end, the fit for many in lock-step.
     """
 
-    def __init__(self, x: Tensor, sigma: float, prediction: Prediction):
-        self.base, self.sigma, self.prediction = x, sigma, prediction
+    def __init__(self, x: Tensor, sigma: float, prediction: Prediction, guided: bool = False):
+        self.base, self.sigma, self.guided = x, sigma, guided
+        self.prediction: Prediction = prediction
         self.outputs: dict[int, Tensor] = {}
+        self.directions: dict[int, Tensor] = {}
         self.evaluations = 0
 
-    def record(self, y: Tensor, sigma: float, denoised: Tensor) -> None:
-        """Take the denoised output of the evaluation at ``y``."""
-        if not isinstance(denoised, Tensor) or denoised.shape != y.shape:
-            got = tuple(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
-            raise ModelError(f"The denoiser must return a tensor shaped like its input {tuple(y.shape)}, got {got}.")
+    def copy(self) -> "Walk":
+        """The walk as it stands; going on with one of the two leaves the other where it is."""
+        other = Walk(self.base, self.sigma, self.prediction, self.guided)
+        other.outputs, other.directions, other.evaluations = dict(self.outputs), dict(self.directions), self.evaluations
+        return other
+
+    def record(self, y: Tensor, sigma: float, output: Tensor | Guided) -> Tensor:
+        """Take the model's output for ``y`` at noise level sigma; returns the denoised tensor."""
+        denoised, direction = output if isinstance(output, Guided) else (output, None)
+        if self.guided and direction is None:
+            raise ModelError(
+                "These parameters weigh the conditional and the unconditional output, and this model gives only one of them. "
+                "Use a guidance scale other than 1, or parameters that were fitted without the guidance channel."
+            )
+        for tensor in (denoised,) if direction is None else (denoised, direction):
+            if not isinstance(tensor, Tensor) or tensor.shape != y.shape:
+                got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise ModelError(f"The denoiser must return a tensor shaped like its input {tuple(y.shape)}, got {got}.")
         self.outputs[self.evaluations] = denoised if self.prediction == "data" else (y - denoised).div_(sigma)
+        if self.guided and direction is not None:
+            self.directions[self.evaluations] = direction
         self.evaluations += 1
+        return denoised
 
     def combine(self, row: Row) -> Tensor:
         """The row's result."""
@@ -50,11 +80,44 @@ class Walk:
             y = self.base * scale
         for index, weight in weights:
             y.add_(self.outputs[index], alpha=weight)
+        for index, weight in row.guidance:
+            y.add_(self.directions[index], alpha=weight)
         return y
 
     def commit(self, y: Tensor, row: Row) -> None:
         """Make a row's result the new base point."""
         self.base, self.sigma = y, row.sigma
+
+    def forget(self, last_use: tuple[int, ...], number: int) -> None:
+        """Drop the outputs that no row after this one refers to."""
+        for index in [i for i in self.outputs if last_use[i] <= number]:
+            del self.outputs[index]
+            self.directions.pop(index, None)
+
+
+def drive(
+    walk: Walk, tableau: Tableau, evaluate: Callable[[int, Tensor], object], first: int = 0, forget: bool = True
+) -> Iterator[int]:
+    """Take a walk along the rows of a table: the loop.
+
+    Args:
+        walk: stands before row ``first``, with the evaluations made that are due by then.
+        evaluate: ``evaluate(number of the evaluation, y)`` runs the model and records the output in the walk.
+        forget: drop outputs that are not needed any more.
+
+    Yields:
+        the number of each row, before it is taken. Afterwards ``walk.base`` is the result.
+    """
+    for number in range(first, len(tableau.rows)):
+        yield number
+        row = tableau.rows[number]
+        y = walk.combine(row)
+        if forget:
+            walk.forget(tableau.last_use, number)
+        if row.commit:
+            walk.commit(y, row)
+        if row.evaluate:
+            evaluate(walk.evaluations, y)
 
 
 def sample(
@@ -69,7 +132,8 @@ def sample(
     """Run a table. Every sampler here, distilled or not, is this loop.
 
     Args:
-        denoiser: ``denoiser(x, sigma, **extra_args)`` with sigma (B,) returns the denoised batch (an estimate of x0).
+        denoiser: ``denoiser(x, sigma, **extra_args)`` with sigma (B,) returns the denoised batch (an estimate of x0), or
+            ``Guided``. A table with guidance weights needs the latter.
         x: the noisy batch (B, …) at ``tableau.sigma``, that is noise times σ for a variance-exploding model. Not modified.
         tableau: from ``build_tableau`` or ``Parameters.tableau``.
         extra_args: passed to the denoiser.
@@ -84,33 +148,29 @@ def sample(
     """
     arguments = dict(extra_args or {})
     ones = x.new_ones([x.shape[0]])
-    levels = torch.tensor(tableau.evaluation_sigmas, dtype=torch.float64).to(x.dtype).to(x.device)
-    walk = Walk(x, tableau.sigma, tableau.prediction)
+    told = tableau.model_sigmas or tableau.evaluation_sigmas
+    levels = torch.tensor(told, dtype=torch.float64).to(x.dtype).to(x.device)
+    walk = Walk(x, tableau.sigma, tableau.prediction, tableau.guided)
+    denoised: Tensor | None = None
 
-    def evaluate(y: Tensor) -> Tensor | None:
-        number = walk.evaluations
-        denoised = denoiser(y, levels[number] * ones, **arguments)
-        walk.record(y, tableau.evaluation_sigmas[number], denoised)
-        return None if callback is None else denoised  # only a callback needs it beside what the walk keeps
+    def evaluate(number: int, y: Tensor) -> None:
+        nonlocal denoised
+        output = denoiser(y, levels[number] * ones, **arguments)
+        found = walk.record(y, tableau.evaluation_sigmas[number], output)
+        denoised = None if callback is None else found  # only a callback needs it beside what the walk keeps
 
-    denoised = evaluate(x)
+    evaluate(0, x)
     step, starting = 0, True
     with _progress_bar(len(tableau.sigmas) - 1, disable) as bar:
-        for number, row in enumerate(tableau.rows):
+        for number in drive(walk, tableau, evaluate):
             if starting and callback is not None:
                 level = levels[walk.evaluations - 1]
                 callback({"x": walk.base, "i": step, "sigma": level, "sigma_hat": level, "denoised": denoised})
-            y = walk.combine(row)
-            for index in [i for i in walk.outputs if tableau.last_use[i] <= number]:
-                del walk.outputs[index]
-            if row.commit:
-                walk.commit(y, row)
+            starting = tableau.rows[number].commit
+            if starting:
                 step += 1
                 if bar is not None:
                     bar.update()
-            if row.evaluate:
-                denoised = evaluate(y)
-            starting = row.commit
     return walk.base
 
 

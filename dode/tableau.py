@@ -8,6 +8,9 @@ estimate of x0) and ε = (x - D) / σ the noise output. Each of its updates is a
 
 This is a general linear method (Butcher) with predict, evaluate and correct as flags. The condition on the sum (the row's
 *increment*) is consistency: a constant D is integrated exactly.
+
+Under classifier-free guidance an evaluation gives one thing more, G = D_cond - D_uncond. A row may add Σ c_j · G_j, in either
+form: it changes the guidance scale step by step, so these weights need not sum to anything.
 """
 
 import math
@@ -71,12 +74,14 @@ class Row:
         weights: pairs (index of an evaluation, weight), ascending in the index.
         evaluate: the model is evaluated at the result.
         commit: the result becomes the base of the rows after it; this ends a step.
+        guidance: weights of the guidance directions G, pairs like ``weights``.
     """
 
     sigma: float
     weights: Weights
     evaluate: bool = True
     commit: bool = True
+    guidance: Weights = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Tableau:
             has to keep in memory.
         consistent: False for the few stock samplers whose weights do not sum as they should and which are reproduced as they
             are. They exist in the "noise" form only.
+        model_sigmas: the noise level that the model is told at each evaluation, (NFE,), where it is not the true one.
 
     Raises:
         TableauError: on construction, if the rows are not a consistent explicit solver.
@@ -99,6 +105,7 @@ class Tableau:
     rows: tuple[Row, ...]
     prediction: Prediction = "data"
     consistent: bool = True
+    model_sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -114,6 +121,11 @@ class Tableau:
             self._check_row(number, row, base, evaluations)
             evaluations += row.evaluate
             base = row.sigma if row.commit else base
+        told = self.model_sigmas
+        if told is not None and not (len(told) == evaluations and all(math.isfinite(s) and s > 0 for s in told)):
+            raise TableauError(
+                f"model_sigmas must be {evaluations} positive noise levels, one for each evaluation, got {told}."
+            )
 
     def _check_row(self, number: int, row: Row, base: float, evaluations: int) -> None:
         if not (math.isfinite(row.sigma) and row.sigma >= 0 and (row.sigma > 0 or not row.evaluate)):
@@ -121,13 +133,18 @@ class Tableau:
         if base <= 0:
             raise TableauError(f"Row {number} starts from sigma 0: there is nothing left to integrate.")
         total = size = 0.0
-        last = -1
-        for index, weight in row.weights:
-            if not last < index < evaluations:
-                raise TableauError(
-                    f"Row {number} refers to evaluation {index}: out of order, or beyond the {evaluations} made so far."
-                )
-            last, total, size = index, total + weight, size + abs(weight)
+        for history in (row.weights, row.guidance):
+            last = -1
+            for index, weight in history:
+                if not last < index < evaluations:
+                    raise TableauError(
+                        f"Row {number} refers to evaluation {index}: out of order, or beyond the {evaluations} made so far."
+                    )
+                if history is row.guidance and not math.isfinite(weight):
+                    raise TableauError(f"Row {number} has the guidance weight {weight} for evaluation {index}.")
+                last = index
+        for _, weight in row.weights:
+            total, size = total + weight, size + abs(weight)
         wanted = increment(self.prediction, base, row.sigma)
         if self.consistent and not abs(total - wanted) <= 1e-9 * max(size, abs(wanted), 1e-300):
             raise TableauError(f"Row {number} is not consistent: its weights sum to {total:.17g}, not {wanted:.17g}.")
@@ -141,6 +158,11 @@ class Tableau:
     def evaluation_sigmas(self) -> tuple[float, ...]:
         """The noise level of each evaluation, (NFE,)."""
         return (self.sigma, *(row.sigma for row in self.rows if row.evaluate))
+
+    @cached_property
+    def guided(self) -> bool:
+        """Whether any row uses guidance directions."""
+        return any(row.guidance for row in self.rows)
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
@@ -157,7 +179,7 @@ class Tableau:
         """For each evaluation, the last row that refers to it (-1 if none does)."""
         last = [-1] * self.evaluations
         for number, row in enumerate(self.rows):
-            for index, _ in row.weights:
+            for index, _ in (*row.weights, *row.guidance):
                 last[index] = number
         return tuple(last)
 
@@ -168,7 +190,7 @@ class Tableau:
         converter = Converter(self, prediction)
         for row in self.rows:
             converter.append(converter.convert(row))
-        return converter.tableau()
+        return converter.tableau(self.model_sigmas)
 
 
 class Converter:
@@ -188,28 +210,32 @@ class Converter:
         self._prediction: Prediction = prediction
         self._rows: list[Row] = []
         self._sigma = base.sigma  # of the current base point
-        # Where points lie, as combinations of the outputs in the target form: x/σ minus its start for "data", x for "noise".
-        self._position = np.zeros(base.evaluations)
+        # Where points lie, as combinations of the outputs in the target form and, after those, of the guidance directions:
+        # x/σ minus its start for "data", x for "noise".
+        self._position = np.zeros(2 * base.evaluations)
         self._positions = [self._position]
 
     def convert(self, row: Row) -> Row:
         """The base solver's next row in the target form, from the points reached so far."""
         if self._base.prediction == self._prediction:
             return row
-        sigmas = self._base.evaluation_sigmas
-        total = np.zeros(self._base.evaluations)
+        sigmas, count = self._base.evaluation_sigmas, self._base.evaluations
+        total = np.zeros(2 * count)
         for index, weight in row.weights:
             total += weight * (self._positions[index] - self._position)
             total[index] -= weight * sigmas[index] if self._prediction == "noise" else weight / sigmas[index]
-        return Row(row.sigma, sparse(total), row.evaluate, row.commit)
+        for index, weight in row.guidance:
+            total[count + index] += weight
+        return Row(row.sigma, sparse(total[:count]), row.evaluate, row.commit, sparse(total[count:]))
 
     def append(self, row: Row) -> None:
         """Take this row, given in the target form."""
         self._rows.append(row)
         if self._base.prediction != self._prediction:
-            position = self._position.copy()
-            for index, weight in row.weights:
-                position[index] += weight if self._prediction == "noise" or not row.sigma else weight / row.sigma
+            position, count = self._position.copy(), self._base.evaluations
+            scale = 1.0 if self._prediction == "noise" or not row.sigma else 1 / row.sigma
+            for index, weight in (*row.weights, *((count + index, weight) for index, weight in row.guidance)):
+                position[index] += weight * scale
             if row.evaluate:
                 self._positions.append(position)
             if row.commit:
@@ -227,8 +253,9 @@ class Converter:
         """Evaluations made so far."""
         return 1 + sum(row.evaluate for row in self._rows)
 
-    def tableau(self) -> Tableau:
-        return Tableau(self._base.sigma, tuple(self._rows), self._prediction, self._base.consistent)
+    def tableau(self, model_sigmas: tuple[float, ...] | None = None) -> Tableau:
+        """The rows so far as a solver; ``model_sigmas`` as in ``Tableau``."""
+        return Tableau(self._base.sigma, tuple(self._rows), self._prediction, self._base.consistent, model_sigmas)
 
 
 def sparse(weights: Array) -> Weights:

@@ -1,0 +1,59 @@
+"""The model as a fit sees it: every evaluation is counted, checked and reported."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode.errors import ModelError
+from dode.sampling import Denoiser, Guided
+
+ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
+Progress = Callable[[str, int, int], None]
+
+
+class Metered:
+    """A denoiser on its device, for batches that come from and go back to where the fit keeps them (CPU memory).
+
+    Attributes:
+        counts: evaluations by stage, each counted once per sample.
+    """
+
+    def __init__(self, denoiser: Denoiser, extra_args: ExtraArgs | None, device: torch.device, progress: Progress | None):
+        self.denoiser, self.extra_args, self.device, self.progress = denoiser, extra_args, device, progress
+        self.stage, self.totals = "", {}
+        self.counts: dict[str, int] = {}
+
+    def enter(self, stage: str, total: int) -> None:
+        """Begin, or go on with, a stage that will have ``total`` evaluations in all."""
+        self.stage, self.counts[stage] = stage, self.counts.get(stage, 0)
+        self.totals[stage] = total
+        if self.progress is not None:
+            self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
+
+    def on(self, samples: Tensor) -> Denoiser:
+        """A plain denoiser for the samples with these indices.
+
+        Raises (when called):
+            ModelError: the model returned NaN, infinity or no tensor.
+        """
+        extra = self.extra_args(samples) if callable(self.extra_args) else (self.extra_args or {})
+
+        def denoise(y: Tensor, sigma: Tensor) -> Tensor | Guided:
+            out = self.denoiser(y.to(self.device), sigma.to(self.device), **extra)
+            parts = out if isinstance(out, Guided) else (out,)
+            if not all(isinstance(part, Tensor) for part in parts):
+                raise ModelError(f"The denoiser must return a tensor, got {type(out).__name__}.")
+            parts = [part.to(y.device, y.dtype) for part in parts]
+            if not all(torch.isfinite(part).all() for part in parts):
+                raise ModelError(
+                    f"The model returned NaN or infinity at sigma {float(sigma[0]):.4g}. Nothing was fitted; check the model, "
+                    "its precision and the guidance scale, or start from a smaller sigma."
+                )
+            self.counts[self.stage] += len(y)
+            if self.progress is not None:
+                self.progress(self.stage, self.counts[self.stage], max(self.totals[self.stage], self.counts[self.stage]))
+            return Guided(*parts) if isinstance(out, Guided) else parts[0]
+
+        return denoise

@@ -1,0 +1,171 @@
+"""One teacher run, many students: the fit that brings its own noise levels and needs no choice of solver or schedule.
+
+For each number of evaluations the best of a few undistilled solvers on a few schedules is where the fit starts from and what it
+has to beat; then all of its numbers are fitted so that it ends where the teacher ends (``dode.refine``).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dode.correction import Parameters
+from dode.distill import Distillation, Report, split
+from dode.errors import FitError
+from dode.metered import ExtraArgs, Metered, Progress
+from dode.methods import build_tableau, get_method, steps_within
+from dode.refine import Freedom, Start, Targets, refine
+from dode.sampling import Denoiser, sample
+from dode.schedules import schedule
+from dode.tableau import Array, Tableau
+from dode.teacher import Teacher
+
+MODES: dict[str, Freedom] = {
+    "balanced": Freedom(),
+    "best": Freedom(taps=16, guidance=16, model_sigmas=True, iterations=12, starts=3),
+}
+SOLVERS = ("ipndm", "dpmpp_2m", "uni_pc_bh2", "gradient_estimation")
+_TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
+_TRIED = 16  # samples on which the starts are compared
+
+
+def distill_students(
+    denoiser: Denoiser,
+    noise: Tensor,
+    *,
+    evaluations: Sequence[int],
+    sigma_range: tuple[float, float],
+    coordinate: str = "log_sigma",
+    mode: str | Freedom = "balanced",
+    solvers: Sequence[str] = SOLVERS,
+    grids: Callable[[int], Sequence[Array]] | None = None,
+    teacher: Teacher | None = None,
+    start: Start | None = None,
+    held_out: float = 0.25,
+    micro_batch: int = 16,
+    extra_args: ExtraArgs | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Distillation]:
+    """Fit a sampler for each number of evaluations, all to the ends of one teacher run.
+
+    Args:
+        denoiser: as in ``distill``; where it returns ``Guided`` the guidance channel is fitted too.
+        noise: unit noise (N, …), N from 2. Trajectories live where it lives: best in CPU memory.
+        evaluations: model evaluations per sample, each from 1.
+        sigma_range: the model's lowest and highest noise level.
+        coordinate: "log_sigma", or "flow" for flow matching.
+        mode: "balanced", "best", or what the fit may move.
+        solvers: names of the undistilled solvers to start from.
+        grids: from a number of steps to the σ grids to start from, each ending at 0; a few usual ones by default.
+        teacher: its steps subdivide a grid of 10; DPM-Solver++(3M) with 60 steps by default.
+        start: ``start(noise, sigma)`` makes the noisy start; noise · σ by default.
+        held_out, micro_batch, extra_args, device, seed, progress: as in ``distill``; the stages are "teacher", "search",
+            "refine" and "check".
+
+    Returns:
+        One result for each number of evaluations. With its report's ``error_base``: the best undistilled start, on the
+        held-out samples; the distilled sampler's error there is never above it.
+
+    Raises:
+        FitError, GridError, MethodError: unusable settings. ModelError: the model returned NaN or a wrong shape.
+    """
+    freedom = _freedom(mode)
+    low, high = sigma_range
+    if not isinstance(noise, Tensor) or noise.ndim < 2 or len(noise) < 2 or not noise.is_floating_point():
+        raise FitError("noise must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
+    flow = coordinate == "flow"
+    teacher = teacher or Teacher("dpmpp_3m", substeps=6, coordinate=coordinate)
+    start = start or (lambda noise, sigma: noise * sigma)
+    make = grids or (lambda steps: usual_grids(steps, low, high, flow))
+    model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
+    held, batches = split(len(noise), held_out, micro_batch, seed)
+    coarse = schedule("linear" if flow else "karras", _TEACHER_STEPS, low, high)
+
+    def run(tableau: Tableau, over: Sequence[Tensor]) -> Tensor:
+        return torch.cat([sample(model.on(b), start(noise[b], tableau.sigma), tableau) for b in over])
+
+    found: list[Distillation] = []
+    with torch.no_grad():
+        fine = teacher.tableau(coarse)
+        model.enter("teacher", fine.evaluations * len(noise))
+        targets = Targets(noise, start, run(fine, batches), batches, held)
+        halved = teacher.halved().tableau(coarse)
+        model.enter("check", halved.evaluations * len(held))
+        judges = list(torch.tensor(held).split(micro_batch))
+        teacher_error = float((run(halved, judges) - targets.ends[held]).double().square().mean().sqrt())
+        for budget in evaluations:
+            before = dict(model.counts)
+            candidates = _candidates(model, targets, budget, solvers, make, coordinate)
+            results = [refine(model, targets, c, freedom) for c in candidates[: max(1, freedom.starts)]]
+            base = _held_error(targets.errors(model, candidates[0].tableau()), held)
+            parameters, errors = min(results, key=lambda result: result[1][held].mean())
+            after = _held_error(errors, held)
+            counts = {k: v - before.get(k, 0) if k in ("search", "refine") else v for k, v in model.counts.items()}
+            report = Report(
+                teacher=teacher,
+                teacher_error=teacher_error,
+                samples=len(noise),
+                held_out=len(held),
+                seed=seed,
+                error_base=base,
+                error_distilled=min(after, base),
+                step_errors_base=(base,),
+                step_errors_distilled=(min(after, base),),
+                kept=(1.0,) * len(parameters.values),
+                strength=1.0,
+                model_evaluations=counts,
+            )
+            found.append(Distillation(parameters if after <= base else candidates[0], report))
+    return found
+
+
+def usual_grids(steps: int, low: float, high: float, flow: bool) -> list[Array]:
+    """Schedules to start from: with fewer steps than they were made for, most do better if they end early."""
+    if flow:
+        linear = schedule("linear", steps, low, high)
+        return [shift * linear / (1 + (shift - 1) * linear) for shift in (0.5, 1.0, 2.0, 4.0)]
+    lows = [factor * low for factor in (1, 4, 12) if factor * low < high / 8]
+    return [schedule(name, steps, bottom, high) for name in ("karras", "exponential") for bottom in lows]
+
+
+def _freedom(mode: str | Freedom) -> Freedom:
+    if isinstance(mode, Freedom):
+        return mode
+    if mode not in MODES:
+        raise FitError(f"Unknown mode {mode!r}. Choose one of: {', '.join(MODES)}.")
+    return MODES[mode]
+
+
+def _candidates(
+    model: Metered,
+    targets: Targets,
+    budget: int,
+    solvers: Sequence[str],
+    grids: Callable[[int], Sequence[Array]],
+    coordinate: str,
+) -> list[Parameters]:
+    """Undistilled solvers with this many evaluations, the best on the fitted samples first."""
+    tables: list[tuple[Parameters, Tableau]] = []
+    for name in solvers:
+        method, steps = get_method(name), steps_within(name, budget)
+        for grid in grids(steps) if steps else ():
+            base = build_tableau(name, grid, coordinate=coordinate)
+            values = np.zeros((len(base.rows), 1))
+            form = "data" if base.consistent else "noise"
+            found = Parameters(name, method.default_order, form, tuple(grid.tolist()), values, coordinate)
+            tables.append((found, base))
+    if not tables:
+        raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
+    few = [i for i in range(len(targets.noise)) if i not in set(targets.held)][:_TRIED]
+    size = len(targets.batches[0])
+    tried = Targets(targets.noise, targets.start, targets.ends, list(torch.tensor(few).split(size)), targets.held)
+    model.enter("search", model.counts.get("search", 0) + len(few) * sum(table.evaluations for _, table in tables))
+    order = sorted(tables, key=lambda pair: float(tried.errors(model, pair[1]).mean()))
+    return [parameters for parameters, _ in order]
+
+
+def _held_error(errors: Array, held: list[int]) -> float:
+    return float(np.sqrt(errors[held].mean()))
