@@ -30,7 +30,7 @@ from benchmarks.stock_search import left_out
 
 PLANS = {
     "quick": Plan((4, 8), (1.0, 3.0), ("balanced",), 32, 32),
-    "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced", "best"), 128, 128, beyond=(12, 16, 20)),
+    "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 128, 128),
 }
 STUDIES = ("samples", "teacher", "transfer", "cost", "ablations", "parts")
 
@@ -92,7 +92,7 @@ def compare(options: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=PLANS, default="quick")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["embedded", "flow", "eps"])
     parser.add_argument("--guidance", nargs="+", type=float)
     parser.add_argument("--evaluations", nargs="+", type=int)
     parser.add_argument("--fit-modes", nargs="+", choices=("balanced", "best"))

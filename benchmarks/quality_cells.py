@@ -48,11 +48,12 @@ class Trial:
 
 
 def trial(model: BenchModel, guidance: float, plan: Plan) -> Trial:
-    """Draw the test noise and solve the ODE on it, by Heun's method on a fine grid and on one half as fine."""
+    """Draw the test noise and solve the ODE on it, by iPNDM on a fine grid and on one half as fine."""
     noise, extra = model.noise(plan.test_samples, plan.test_seed), model.extra_args(plan.test_classes)
 
     def solved(steps: int) -> Tensor:
-        return run_table(model, guidance, build_tableau("heun", model.reference_grid(steps)), noise, extra)
+        grid = model.reference_grid(2 * steps)
+        return run_table(model, guidance, build_tableau("ipndm", grid, 4), noise, extra)
 
     fine = solved(model.reference_steps)
     return Trial(model, guidance, noise, extra, fine, rms(fine, solved(model.reference_steps // 2)))
