@@ -45,8 +45,15 @@ def plan_of(options: argparse.Namespace) -> Plan:
         "modes": tuple(options.fit_modes or plan.modes),
         "fit_samples": options.fit_samples or plan.fit_samples,
         "test_samples": options.test_samples or plan.test_samples,
+        "shortlist": shortlist(options.shortlist),
     }
     return replace(plan, **changes, **held_out)
+
+
+def shortlist(path: Path | None) -> dict[tuple[str, float, int], dict[str, Any]]:
+    """The finalists of the stock search in an earlier report, by model, guidance and evaluations."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path else []
+    return {(c["model"], c["guidance"], c["evaluations"]): c["stock"] for c in earlier}
 
 
 def write(result: dict[str, Any], text: str, folder: Path, name: str) -> None:
@@ -99,6 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fit-samples", type=int)
     parser.add_argument("--test-samples", type=int)
     parser.add_argument("--held-out-classes", action="store_true", help="fit on classes 0 to 5, test on 6 and 7")
+    parser.add_argument(
+        "--shortlist", type=Path, metavar="JSON", help="run just the finalists of an earlier stock search again"
+    )
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
     parser.add_argument("--study", choices=STUDIES)
     parser.add_argument("--frechet", type=int, metavar="N", help="Fréchet distance to N true pictures, on the embedded model")
