@@ -59,6 +59,7 @@ class Targets:
         noise: unit noise (N, …).
         start: ``start(noise, sigma)`` is the noisy start at a noise level.
         ends: where the teacher ends, (N, …).
+        highest: the model's highest noise level.
         batches: indices of the samples, in micro-batches.
         held: indices of the samples that judge and are not fitted.
     """
@@ -66,6 +67,7 @@ class Targets:
     noise: Tensor
     start: Start
     ends: Tensor
+    highest: float
     batches: list[Tensor]
     held: list[int]
 
@@ -79,10 +81,10 @@ class Targets:
 
 
 class Numbers:
-    """A sampler as a vector: offsets from the parameters it starts from, (P,)."""
+    """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level goes above ``highest``."""
 
-    def __init__(self, start: Parameters, freedom: Freedom, guided: bool):
-        self.start = start
+    def __init__(self, start: Parameters, freedom: Freedom, guided: bool, highest: float | None = None):
+        self.start, self.highest = start, start.sigmas[0] if highest is None else highest
         base = start.base()
         rows, available = len(base.rows), available_taps(base)
         names = [("tap", row, k) for row in range(rows) for k in range(min(freedom.taps, available[row]))]
@@ -95,8 +97,11 @@ class Numbers:
         self.names = names
         self.steps = np.array([_STEP[kind] for kind, _, _ in names])
         self.shrunk = np.array([kind != "sigma" for kind, _, _ in names])
-        self.guidance = freedom.guidance if guided else 0
-        self.taps, self.told = max(freedom.taps, start.values.shape[1]), freedom.model_sigmas
+        known = start.guidance.shape[1] if start.guidance is not None else 0
+        self.guidance = max(freedom.guidance, known) if guided else 0
+        self.taps, self.told = max(freedom.taps, start.values.shape[1]), freedom.model_sigmas or start.model_sigmas is not None
+        levels = np.array(base.evaluation_sigmas)
+        self.told_from = np.log(np.array(start.model_sigmas or levels) / levels)
 
     def parameters(self, offsets: Array) -> Parameters | None:
         """The sampler at these offsets, or None if there is none: noise levels out of order or out of range."""
@@ -105,8 +110,9 @@ class Numbers:
         values = np.zeros((rows, self.taps))
         values[:, : start.values.shape[1]] = start.values
         guidance = np.zeros((rows, self.guidance)) if self.guidance else None
-        sigmas = np.array(start.sigmas)
-        told = np.zeros(start.base().evaluations)
+        if guidance is not None and start.guidance is not None:
+            guidance[:, : start.guidance.shape[1]] = start.guidance
+        sigmas, told = np.array(start.sigmas), self.told_from.copy()
         for (kind, i, k), value in zip(self.names, offsets, strict=True):
             if kind == "tap":
                 values[i, k] += value
@@ -115,15 +121,15 @@ class Numbers:
             elif kind == "sigma":
                 sigmas[i] *= math.exp(value)
             else:
-                told[i] = value
-        if sigmas[0] > start.sigmas[0] or np.abs(told).max() > math.log(MAX_TOLD_RATIO):
+                told[i] += value
+        if sigmas[0] > self.highest or np.abs(told).max() > math.log(MAX_TOLD_RATIO):
             return None
         try:
             moved = replace(start, sigmas=tuple(sigmas.tolist()), values=values, guidance=guidance)
             if not self.told:
                 return moved
             levels = np.array(moved.base().evaluation_sigmas) * np.exp(told)
-            return replace(moved, model_sigmas=tuple(np.minimum(levels, start.sigmas[0]).tolist()))
+            return replace(moved, model_sigmas=tuple(np.minimum(levels, self.highest).tolist()))
         except DodeError:
             return None
 
@@ -131,9 +137,10 @@ class Numbers:
         """The Gauss-Newton step from here, no longer than it may be. A first noise level at its upper bound stays there."""
         step = _solve(gram, offsets, self.shrunk, ridge, damping)
         bound = np.array([name == ("sigma", 0, 0) for name in self.names])
-        over = bound & (offsets + step > 0)
+        room = math.log(self.highest / self.start.sigmas[0])
+        over = bound & (offsets + step > room)
         if over.any():
-            held, free = -offsets * over, ~over
+            held, free = (room - offsets) * over, ~over
             moment = gram[:-1, -1] - gram[:-1, :-1] @ held
             inner = np.append(free, True)
             reduced = gram[np.ix_(inner, inner)].copy()
@@ -153,7 +160,7 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     first = targets.batches[0][:1]
     model.enter("refine", model.counts.get("refine", 0))
     guided = _gives_guidance(model, targets, first, start)
-    numbers = Numbers(start, freedom, guided)
+    numbers = Numbers(start, freedom, guided, targets.highest)
     fitted = np.setdiff1d(np.arange(len(targets.noise)), targets.held)
     offsets = np.zeros(len(numbers.names))
     best, errors = start, targets.errors(model, start.tableau())

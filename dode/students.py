@@ -43,6 +43,7 @@ def distill_students(
     mode: str | Freedom = "balanced",
     solvers: Sequence[str] = SOLVERS,
     grids: Callable[[int], Sequence[Array]] | None = None,
+    continued: Sequence[Parameters] | None = None,
     teacher: Teacher | None = None,
     start: Start | None = None,
     held_out: float = 0.25,
@@ -63,6 +64,8 @@ def distill_students(
         mode: "balanced", "best", or what the fit may move.
         solvers: names of the undistilled solvers to start from.
         grids: from a number of steps to the σ grids to start from, each ending at 0; a few usual ones by default.
+        continued: for each number of evaluations, parameters to go on from, such as those for another guidance scale: what lies
+            between the two can then be interpolated.
         teacher: its steps subdivide a grid of 10. By default iPNDM with 60 steps, or twice as many, up to 480, until halving
             them moves its ends by less than half a percent of their spread.
         start: ``start(noise, sigma)`` makes the noisy start; noise · σ by default.
@@ -78,6 +81,8 @@ def distill_students(
     """
     freedom = _freedom(mode)
     low, high = sigma_range
+    if continued is not None and [p.base().evaluations for p in continued] != list(evaluations):
+        raise FitError("continued must hold parameters for each of the numbers of evaluations, in their order.")
     if not isinstance(noise, Tensor) or noise.ndim < 2 or len(noise) < 2 or not noise.is_floating_point():
         raise FitError("noise must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
     flow = coordinate == "flow"
@@ -108,11 +113,12 @@ def distill_students(
             halved, full = full, reached(chosen)
         fine = chosen.tableau(coarse)
         model.enter("teacher", fine.evaluations * len(noise))
-        targets = Targets(noise, start, run(fine, batches), batches, held)
-        for budget in evaluations:
+        targets = Targets(noise, start, run(fine, batches), high, batches, held)
+        for number, budget in enumerate(evaluations):
             before = dict(model.counts)
             candidates = _candidates(model, targets, budget, solvers, make, coordinate)
-            results = [refine(model, targets, c, freedom) for c in candidates[: max(1, freedom.starts)]]
+            starts = candidates[: max(1, freedom.starts)] if continued is None else [continued[number]]
+            results = [refine(model, targets, c, freedom) for c in starts]
             base = _held_error(targets.errors(model, candidates[0].tableau()), held)
             parameters, errors = min(results, key=lambda result: result[1][held].mean())
             after = _held_error(errors, held)
@@ -176,7 +182,7 @@ def _candidates(
         raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
     few = [i for i in range(len(targets.noise)) if i not in set(targets.held)][:_TRIED]
     size = len(targets.batches[0])
-    tried = Targets(targets.noise, targets.start, targets.ends, list(torch.tensor(few).split(size)), targets.held)
+    tried = replace(targets, batches=list(torch.tensor(few).split(size)))
     model.enter("search", model.counts.get("search", 0) + len(few) * sum(table.evaluations for _, table in tables))
     order = sorted(tables, key=lambda pair: float(tried.errors(model, pair[1]).mean()))
     return [parameters for parameters, _ in order]

@@ -89,7 +89,7 @@ def test_derivatives_that_reuse_the_prefix_are_those_of_whole_runs() -> None:
     ends = torch.zeros_like(unit)
     model = Metered(guided, None, torch.device("cpu"), None)
     model.enter("refine", 0)
-    targets = Targets(unit, lambda z, sigma: z * sigma, ends, list(torch.arange(6).split(4)), [0])
+    targets = Targets(unit, lambda z, sigma: z * sigma, ends, 20.0, list(torch.arange(6).split(4)), [0])
     found = grams(model, targets, numbers, offsets)
 
     def end(at: np.ndarray) -> Tensor:
@@ -106,6 +106,17 @@ def test_micro_batches_do_not_change_the_result() -> None:
     one, other = (fit(guided, 16, micro_batch=size)[0].parameters for size in (16, 3))
     np.testing.assert_allclose(one.sigmas, other.sigmas, rtol=1e-9)
     np.testing.assert_allclose(one.values, other.values, atol=1e-9)
+
+
+def test_a_fit_goes_on_from_another() -> None:
+    first = fit(guided, 32, mode=Freedom(iterations=4, model_sigmas=True))[0]
+    second = fit(guided, 32, continued=[first.parameters], mode=Freedom(iterations=0))[0]
+    for name in ("sigmas", "values", "guidance", "model_sigmas"):
+        np.testing.assert_array_equal(getattr(first.parameters, name), getattr(second.parameters, name))
+    third = fit(guided, 32, continued=[first.parameters], mode=FREEDOM)[0]
+    assert third.report.error_distilled <= first.report.error_distilled
+    with pytest.raises(FitError, match="in their order"):
+        fit(guided, 8, (4,), continued=[first.parameters])
 
 
 def test_one_teacher_run_serves_all_step_counts() -> None:
@@ -133,7 +144,7 @@ def test_nothing_is_kept_that_does_not_help_the_held_out_samples() -> None:
     model = Metered(ring(), None, torch.device("cpu"), None)
     start = Parameters("euler", 1, "data", (20.0, 2.0, 0.3, 0.0), np.zeros((3, 1)))
     ends[:2] = sample(ring(), unit[:2] * 20.0, start.tableau())  # the held-out samples ask for no change at all
-    targets = Targets(unit, lambda z, sigma: z * sigma, ends, [torch.arange(8)], [0, 1])
+    targets = Targets(unit, lambda z, sigma: z * sigma, ends, 20.0, [torch.arange(8)], [0, 1])
     parameters, errors = refine(model, targets, start, FREEDOM)
     assert parameters == start
     assert errors[:2].max() < 1e-20
