@@ -12,7 +12,7 @@ In the stages of DPM-Solver-3 the paper's λ stands inside the bracket that the 
 direction is the same one.
 
 Under classifier-free guidance a row may also add Σ_k γ_k · (1 - σ_row/σ_base) · G_{m-k}, with G = D_cond - D_uncond: the
-guidance scale of the step changes by γ_0. And the model may be told another noise level than the true one. Both are not the paper's.
+guidance scale of the step changes by γ_0. And the model may be told another noise level than the true one. Both are our own.
 
 The first row has no earlier output and stays as it is. The paper does so in data prediction; in noise prediction its first
 step takes the noisy batch x for the missing output, ε - x, which costs consistency: the step would no longer be exact for a

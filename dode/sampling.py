@@ -12,7 +12,7 @@ from dode.errors import ModelError
 from dode.methods import build_tableau
 from dode.tableau import Prediction, Row, Tableau
 
-Denoiser = Callable[..., Tensor]
+Denoiser = Callable[..., Any]  # returns a tensor or Guided
 Callback = Callable[[dict[str, Any]], None]
 Sampler = Callable[..., Tensor]
 
@@ -36,7 +36,8 @@ class Walk:
     """
 
     def __init__(self, x: Tensor, sigma: float, prediction: Prediction, guided: bool = False):
-        self.base, self.sigma, self.prediction, self.guided = x, sigma, prediction, guided
+        self.base, self.sigma, self.guided = x, sigma, guided
+        self.prediction: Prediction = prediction
         self.outputs: dict[int, Tensor] = {}
         self.directions: dict[int, Tensor] = {}
         self.evaluations = 0

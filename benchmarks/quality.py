@@ -1,0 +1,133 @@
+"""Distilled samplers against the best of all stock samplers on all stock schedules.
+
+    COMFYUI_DIR=… python benchmarks/quality.py --mode quick --output OUT
+    python benchmarks/quality.py --mode full --models embedded --guidance 3 --output OUT/embedded_3     a part of the whole
+    python benchmarks/quality.py --merge OUT/*/quality.json --output OUT                                the parts in one report
+    python benchmarks/quality.py --study samples --output OUT                                           another question
+    python benchmarks/quality.py --frechet 10000 --output OUT
+
+Each run writes JSON, a table in Markdown and plots into its folder.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.models import MODELS
+from benchmarks.quality_cells import ALL_CLASSES, Plan, cells, torch_settings
+from benchmarks.quality_plots import fitted, work_precision
+from benchmarks.quality_report import markdown, merged, modes_of
+from benchmarks.stock_search import left_out
+
+PLANS = {
+    "quick": Plan((4, 8), (1.0, 3.0), ("balanced",), 32, 32),
+    "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced", "best"), 128, 128, beyond=(12, 16, 20)),
+}
+STUDIES = ("samples", "teacher", "transfer", "cost", "ablations")
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The mode's plan, narrowed by the options that were given."""
+    plan = PLANS[options.mode]
+    held_out = {"fit_classes": ALL_CLASSES[:6], "test_classes": ALL_CLASSES[6:]} if options.held_out_classes else {}
+    changes = {
+        "evaluations": tuple(options.evaluations or plan.evaluations),
+        "guidances": tuple(options.guidance or plan.guidances),
+        "modes": tuple(options.fit_modes or plan.modes),
+        "fit_samples": options.fit_samples or plan.fit_samples,
+        "test_samples": options.test_samples or plan.test_samples,
+    }
+    return replace(plan, **changes, **held_out)
+
+
+def write(result: dict[str, Any], text: str, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    print(f"{folder / name}.json, .md", flush=True)
+
+
+def write_quality(result: dict[str, Any], folder: Path) -> None:
+    """The report with its plots."""
+    write(result, markdown(result), folder, "quality")
+    work_precision(result["cells"], folder / "work_precision.png")
+    for mode in modes_of(result["cells"]):
+        fitted(result["cells"], mode, folder / f"fitted_{mode}.png")
+
+
+def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
+    """What a part of a report says of how it came about."""
+    samples = f"{plan.fit_samples} samples to fit on, {plan.test_samples} to test on"
+    if plan.fit_classes != plan.test_classes:
+        samples += f", classes {plan.fit_classes} and {plan.test_classes}"
+    return {
+        "command": options.command,
+        "machine": torch_settings(options.device),
+        "samples": samples,
+        "seconds": time.time() - started,
+    }
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure every cell asked for; after each model and guidance scale, what there is so far is on disk."""
+    started, plan, device = time.time(), plan_of(options), torch.device(options.device)
+    result: dict[str, Any] = {"parts": [], "cells": [], "left_out": left_out()}
+    for name in options.models:
+        model = MODELS[name](device)
+        for guidance in plan.guidances:
+            result["cells"] += cells(model, guidance, plan, say=lambda line: print(line, flush=True))
+            result["parts"] = [part(options, plan, started)]
+            write_quality(result, options.output)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=PLANS, default="quick")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--guidance", nargs="+", type=float)
+    parser.add_argument("--evaluations", nargs="+", type=int)
+    parser.add_argument("--fit-modes", nargs="+", choices=("balanced", "best"))
+    parser.add_argument("--fit-samples", type=int)
+    parser.add_argument("--test-samples", type=int)
+    parser.add_argument("--held-out-classes", action="store_true", help="fit on classes 0 to 5, test on 6 and 7")
+    parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
+    parser.add_argument("--study", choices=STUDIES)
+    parser.add_argument("--frechet", type=int, metavar="N", help="Fréchet distance to N true pictures, on the embedded model")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--output", type=Path, default=Path("benchmark_output"))
+    return parser
+
+
+def main() -> None:
+    options = build_parser().parse_args()
+    options.command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.merge:
+        write_quality(merged(options.merge), options.output)
+    elif options.frechet:
+        from benchmarks.quality_frechet import frechet
+
+        result, text = frechet(options, plan_of(options))
+        write(result, text, options.output, "frechet")
+    elif options.study:
+        from benchmarks.quality_studies import run_study
+
+        result, text = run_study(options, plan_of(options))
+        write(result, text, options.output, options.study)
+    else:
+        compare(options)
+
+
+if __name__ == "__main__":
+    main()

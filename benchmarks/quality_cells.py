@@ -1,0 +1,199 @@
+"""One cell of the benchmark of quality: a model at a guidance scale and a number of evaluations."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.models import BenchModel
+from benchmarks.stock_search import Best, run_table, search
+from dode.correction import Parameters
+from dode.measure import rms
+from dode.methods import build_tableau
+
+FIT_SEED, TEST_SEED, RESAMPLES = 0, 1000, 2000
+ALL_CLASSES = tuple(range(8))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures: the cells, the modes of the fit, numbers of samples, the classes of each side."""
+
+    evaluations: tuple[int, ...]
+    guidances: tuple[float, ...]
+    modes: tuple[str, ...]
+    fit_samples: int
+    test_samples: int
+    fit_classes: tuple[int, ...] = ALL_CLASSES
+    test_classes: tuple[int, ...] = ALL_CLASSES
+    fit_seed: int = FIT_SEED
+    test_seed: int = TEST_SEED
+    beyond: tuple[int, ...] = ()  # more evaluations for the best stock samplers alone
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Test noise, where the exact solver takes it, and how far the same solver with half the steps lands from there."""
+
+    model: BenchModel
+    guidance: float
+    noise: Tensor
+    extra_args: Any
+    reference: Tensor
+    reference_error: float
+
+
+def trial(model: BenchModel, guidance: float, plan: Plan) -> Trial:
+    """Draw the test noise and solve the ODE on it, by Heun's method on a fine grid and on one half as fine."""
+    noise, extra = model.noise(plan.test_samples, plan.test_seed), model.extra_args(plan.test_classes)
+
+    def solved(steps: int) -> Tensor:
+        return run_table(model, guidance, build_tableau("heun", model.reference_grid(steps)), noise, extra)
+
+    fine = solved(model.reference_steps)
+    return Trial(model, guidance, noise, extra, fine, rms(fine, solved(model.reference_steps // 2)))
+
+
+def fit(
+    model: BenchModel,
+    guidance: float,
+    plan: Plan,
+    mode: str,
+    *,
+    evaluations: Sequence[int] | None = None,
+    denoiser: Callable[..., Any] | None = None,
+    **more: Any,
+) -> list[Any]:
+    """Distill a sampler for each number of evaluations, in one call: ``dode.students.distill_students``."""
+    from dode.students import distill_students
+
+    return distill_students(
+        denoiser or model.fit_denoiser(guidance),
+        model.noise(plan.fit_samples, plan.fit_seed),
+        evaluations=tuple(evaluations or plan.evaluations),
+        sigma_range=model.sigma_range,
+        coordinate=model.coordinate,
+        mode=mode,
+        extra_args=model.extra_args(plan.fit_classes),
+        device=model.device,
+        **more,
+    )
+
+
+def run_parameters(on: Trial, parameters: Parameters, evaluations: int) -> Tensor:
+    """Sample the trial's noise with a distilled sampler.
+
+    Raises:
+        RuntimeError: it needs more evaluations than it may have.
+    """
+    tableau = parameters.tableau()
+    if tableau.evaluations > evaluations:
+        raise RuntimeError(f"A distilled sampler needs {tableau.evaluations} evaluations where {evaluations} are allowed.")
+    return run_table(on.model, on.guidance, tableau, on.noise, on.extra_args, guided=True)
+
+
+def squares(samples: Tensor, reference: Tensor) -> np.ndarray:
+    """Mean squared distance of each sample, (N,)."""
+    return (samples.double() - reference.double()).square().flatten(1).mean(1).cpu().numpy()
+
+
+def ratio_interval(mine: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """A 95 % interval of the ratio of RMS errors: percentiles of a bootstrap that draws samples in pairs."""
+    drawn = np.random.default_rng(0).integers(len(mine), size=(RESAMPLES, len(mine)))
+    low, high = np.percentile(np.sqrt(mine[drawn].mean(1) / others[drawn].mean(1)), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def score(samples: Tensor, reference: Tensor, best: Tensor | None = None) -> dict[str, Any]:
+    """RMS error, PSNR (data in [-1, 1]) and the median over samples; with ``best``, the ratio to its error and its interval."""
+    mine = squares(samples, reference)
+    error = float(np.sqrt(mine.mean()))
+    found: dict[str, Any] = {"error": error, "psnr": float(20 * np.log10(2 / error)), "median": float(np.median(np.sqrt(mine)))}
+    if best is not None:
+        others = squares(best, reference)
+        found |= {"ratio": error / float(np.sqrt(others.mean())), "interval": ratio_interval(mine, others)}
+    return found
+
+
+def described(parameters: Parameters) -> dict[str, Any]:
+    """Distilled parameters as JSON has them."""
+    guidance, told = getattr(parameters, "guidance", None), getattr(parameters, "model_sigmas", None)
+    return {
+        "method": parameters.method,
+        "order": parameters.order,
+        "directions": parameters.directions,
+        "coordinate": parameters.coordinate,
+        "sigmas": list(parameters.sigmas),
+        "values": np.asarray(parameters.values).tolist(),
+        **({} if guidance is None else {"guidance": np.asarray(guidance).tolist()}),
+        **({} if told is None else {"model_sigmas": list(told)}),
+    }
+
+
+def restored(record: dict[str, Any]) -> Parameters:
+    """The inverse of ``described``."""
+    arrays = ("values", "guidance")
+    fields: dict[str, Any] = {k: np.array(v) if k in arrays else v for k, v in record.items()}
+    fields |= {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
+    return Parameters(**fields)
+
+
+def stock_record(best: Best, reference: Tensor) -> dict[str, Any]:
+    """The search's outcome as JSON has it."""
+    return {
+        "name": best.candidate.name,
+        **score(best.samples, reference),
+        "evaluations": best.calls,
+        "competitors": best.competitors,
+        "finalists": best.finalists,
+    }
+
+
+def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """All cells of a model at a guidance scale."""
+    started = time.time()
+    on = trial(model, guidance, plan)
+    say(f"{model.name}, guidance {guidance:g}: reference to {on.reference_error:.2g}, {time.time() - started:.0f} s")
+    fits: dict[str, list[Any]] = {}
+    for mode in plan.modes:
+        began = time.time()
+        fits[mode] = fit(model, guidance, plan, mode)
+        say(f"  fit {mode}: {time.time() - began:.0f} s")
+    found = []
+    for number, evaluations in enumerate(plan.evaluations):
+        began = time.time()
+        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args)
+        cell: dict[str, Any] = {
+            "model": model.name,
+            "guidance": guidance,
+            "evaluations": evaluations,
+            "reference_error": on.reference_error,
+            "stock": stock_record(best, on.reference),
+            "distilled": {},
+        }
+        for mode, results in fits.items():
+            parameters = results[number].parameters
+            samples = run_parameters(on, parameters, evaluations)
+            cell["distilled"][mode] = {
+                **score(samples, on.reference, best.samples),
+                "parameters": described(parameters),
+                "fit_evaluations": dict(results[number].report.model_evaluations),
+            }
+        found.append(cell)
+        ratios = ", ".join(f"{mode} {d['error']:.4f} ({d['ratio']:.2f})" for mode, d in cell["distilled"].items())
+        stock = cell["stock"]
+        say(f"  {evaluations:2} NFE: stock {stock['error']:.4f} {stock['name']}; {ratios}; {time.time() - began:.0f} s")
+    names = tuple(found[-1]["stock"]["finalists"])
+    longer = {n: search(model, guidance, n, on.noise, on.reference, on.extra_args, names) for n in plan.beyond}
+    found[-1]["stock_beyond"] = {str(n): min(best.finalists.values()) for n, best in longer.items()}
+    return found
+
+
+def torch_settings(device: str) -> str:
+    """What the figures were computed on."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    return f"torch {torch.__version__}, {name}"

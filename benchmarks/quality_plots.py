@@ -1,0 +1,66 @@
+"""Plots of the benchmark of quality: error over evaluations, and what was fitted."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality_report import Cell, modes_of
+from dode.plots import pyplot
+
+
+def _panels(cells: list[Cell]) -> tuple[list[str], list[float]]:
+    return list(dict.fromkeys(c["model"] for c in cells)), sorted({c["guidance"] for c in cells})
+
+
+def work_precision(cells: list[Cell], path: Path) -> Path:
+    """Error over evaluations, best stock against each mode: a panel a model and guidance scale."""
+    plt = pyplot()
+    models, guidances = _panels(cells)
+    size = (3.4 * len(guidances) + 0.4, 2.8 * len(models) + 0.4)
+    figure, axes = plt.subplots(len(models), len(guidances), figsize=size, squeeze=False, layout="constrained")
+    for row, model in enumerate(models):
+        for column, guidance in enumerate(guidances):
+            axis = axes[row, column]
+            here = sorted(
+                (c for c in cells if (c["model"], c["guidance"]) == (model, guidance)), key=lambda c: c["evaluations"]
+            )
+            if not here:
+                axis.set_axis_off()
+                continue
+            stock = {c["evaluations"]: c["stock"]["error"] for c in here}
+            stock |= {int(n): e for c in here for n, e in c.get("stock_beyond", {}).items()}
+            axis.semilogy(sorted(stock), [stock[n] for n in sorted(stock)], "o-", color="0.5", label="best stock")
+            for mode in modes_of(here):
+                points = [(c["evaluations"], c["distilled"][mode]["error"]) for c in here if mode in c["distilled"]]
+                axis.semilogy(*zip(*points, strict=True), "o-", label=f"distilled, {mode}")
+            axis.axhline(here[0]["reference_error"], color="0.8", linestyle=":", linewidth=1)
+            axis.set(title=f"{model}, guidance {guidance:g}", xlabel="evaluations", ylabel="RMS error")
+            axis.grid(True, which="both", linewidth=0.3)
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
+    """The grids and the values fitted in one mode: a row a model and guidance scale, a column a kind."""
+    plt = pyplot()
+    models, guidances = _panels(cells)
+    groups = [(m, w) for m in models for w in guidances if any((c["model"], c["guidance"]) == (m, w) for c in cells)]
+    figure, axes = plt.subplots(len(groups), 2, figsize=(8.2, 2.3 * len(groups) + 0.4), squeeze=False, layout="constrained")
+    for (left, right), (model, guidance) in zip(axes, groups, strict=True):
+        for cell in (c for c in cells if (c["model"], c["guidance"]) == (model, guidance) and mode in c["distilled"]):
+            parameters: dict[str, Any] = cell["distilled"][mode]["parameters"]
+            grid = [s for s in parameters["sigmas"] if s > 0]
+            label = f"{parameters['method']}, {cell['evaluations']} NFE"
+            left.plot(range(len(grid)), grid, ".-", label=label)
+            values = parameters["values"]
+            right.plot(range(1, len(values) + 1), [row[0] for row in values], ".-", label=label)
+        left.set(title=f"{model}, guidance {guidance:g}: grid", xlabel="step", ylabel="σ", yscale="log")
+        right.set(title="λ of the newest difference", xlabel="row")
+        right.axhline(0, color="0.5", linewidth=0.8)
+        for axis in (left, right):
+            axis.locator_params(axis="x", integer=True)
+        left.legend(fontsize=6)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

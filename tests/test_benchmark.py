@@ -1,0 +1,93 @@
+"""The benchmark of quality: its models are what they say, and its pieces fit together."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.models import BenchModel, exemplars, gaussians
+from benchmarks.quality_cells import Plan, described, ratio_interval, restored, score, squares, trial
+from benchmarks.quality_report import geometric_mean, markdown
+from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
+from dode.correction import Parameters
+from dode.measure import rms
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def flow() -> BenchModel:
+    return replace(gaussians(CPU), looks=(2, 4), reference_steps=120)
+
+
+def _score_of(model: BenchModel, x: Tensor, sigma: float, both: bool) -> Tensor:
+    labels = torch.arange(len(x)) % 8
+    found = model.outputs(x, torch.full((len(x),), sigma), labels, True)[int(both)]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("build", [gaussians, exemplars])
+def test_exact_models_end_where_they_must(build: Callable[[torch.device], BenchModel]) -> None:
+    """At σ near 0 the denoised picture is the input; at the top it is close to the class's mean, whatever the noise."""
+    model = build(CPU)
+    x = model.noise(8, 3)
+    assert rms(_score_of(model, x, 1e-3, False), x / (1 - 1e-3 * (model.coordinate == "flow"))) < 5e-2
+    top = x * model.sigma_max
+    other = model.noise(8, 4) * model.sigma_max
+    assert rms(_score_of(model, top, model.sigma_max, False), _score_of(model, other, model.sigma_max, False)) < 0.4
+
+
+def test_closed_form_is_the_gradient_of_the_density(flow: BenchModel) -> None:
+    """Tweedie: (1 - σ) D = x + σ² ∇ log p; here that the Jacobian of D is symmetric, as that of a gradient must be."""
+    x = flow.noise(1, 5)
+    labels = torch.tensor([2])
+
+    def denoise(y: Tensor) -> Tensor:
+        return flow.outputs(y, torch.tensor([0.6]), labels, True)[1]  # type: ignore[return-value]
+
+    jacobian = torch.autograd.functional.jacobian(denoise, x).view(768, 768)
+    assert float((jacobian - jacobian.T).abs().max()) < 1e-5 * float(jacobian.abs().max())
+
+
+def test_table_and_stock_function_agree(flow: BenchModel) -> None:
+    noise, extra = flow.noise(2, 1000), flow.extra_args()
+    for candidate in candidates(flow, 4)[::60]:
+        wanted, calls = run_stock(flow, 3.0, candidate, noise, extra)
+        assert calls <= 4, candidate.name
+        assert rms(run_table(flow, 3.0, candidate.tableau, noise, extra), wanted) < 1e-3, candidate.name
+
+
+def test_one_cell(flow: BenchModel) -> None:
+    plan = Plan((4,), (3.0,), (), 8, 4)
+    on = trial(flow, 3.0, plan)
+    assert on.reference_error < 0.01
+    best = search(flow, 3.0, 4, on.noise, on.reference, on.extra_args)
+    assert best.calls <= 4
+    assert best.competitors > 300
+    found = score(best.samples, on.reference, best.samples)
+    assert found["ratio"] == pytest.approx(1)
+    assert found["error"] == pytest.approx(min(best.finalists.values()), rel=1e-6)
+
+
+def test_report_and_records() -> None:
+    distilled = {"error": 0.1, "psnr": 26.0, "median": 0.09, "ratio": 0.5, "interval": [0.4, 0.6]}
+    stock = {"name": "euler karras", "error": 0.2, "psnr": 20.0, "median": 0.19}
+    cell = {"model": "m", "guidance": 1.0, "evaluations": 4, "reference_error": 1e-4, "stock": stock}
+    part = {"command": "c", "machine": "x", "samples": "y", "seconds": 60.0}
+    result = {"parts": [part], "cells": [{**cell, "distilled": {"best": distilled}}], "left_out": left_out()}
+    assert "**0.500**" in markdown(result)
+    assert "dpm_adaptive" in result["left_out"]
+    assert geometric_mean([0.5, 2.0]) == pytest.approx(1)
+    parameters = Parameters("euler", 1, "data", (3.0, 1.0, 0.0), [[0.0], [0.25]])  # type: ignore[arg-type]
+    again = restored(described(parameters))
+    assert again.sigmas == parameters.sigmas
+    assert (again.values == parameters.values).all()
+
+
+def test_interval_of_a_ratio() -> None:
+    mine, others = torch.rand(64, 10, dtype=torch.float64), torch.rand(64, 10, dtype=torch.float64)
+    low, high = ratio_interval(squares(mine, 0 * mine), squares(others, 0 * others))
+    assert low < rms(mine, 0 * mine) / rms(others, 0 * others) < high
