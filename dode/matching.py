@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
 from dode.correction import SIGMA_TOLERANCE
 from dode.errors import DodeError, ParameterError
 from dode.parameter_file import Entry, ModelInfo
+from dode.tableau import Array
 
 _GUIDANCE_TOLERANCE = 0.01
 
@@ -92,7 +92,7 @@ def interpolate(entries: Iterable[Entry], guidance: float | None) -> Entry:
         for below in known
         for above in known
         if below.guidance is not None and above.guidance is not None and below.guidance < guidance < above.guidance
-        if _kind(below) == _kind(above)
+        if _alike(below, above)
     ]
     if not between:
         raise ParameterError(_out_of_reach(known, guidance))
@@ -104,11 +104,16 @@ def _distance(entry: Entry, guidance: float | None) -> float:
     return 0.0 if guidance is None else math.inf if entry.guidance is None else abs(entry.guidance - guidance)
 
 
-def _kind(entry: Entry) -> tuple[Any, ...]:
-    """What two entries must share to have others between them."""
-    p = entry.parameters
-    shape = (p.values.shape, None if p.guidance is None else p.guidance.shape, p.model_sigmas is None)
-    return (p.method, p.order, p.directions, p.coordinate, len(p.sigmas), p.sigmas[-1] == 0, shape, entry.model)
+def _alike(one: Entry, other: Entry) -> bool:
+    """Whether there is anything between two entries. Numbers that one of them does not have are zero there."""
+    same = one.model == other.model and all(
+        getattr(one.parameters, name) == getattr(other.parameters, name)
+        for name in ("method", "order", "directions", "coordinate")
+    )
+    grids = [(len(entry.parameters.sigmas), entry.parameters.sigmas[-1] == 0) for entry in (one, other)]
+    channels = [entry.parameters.guidance is not None for entry in (one, other)]
+    # Without guidance there is no channel to weigh, which is not the same as a weight of zero.
+    return same and grids[0] == grids[1] and (channels[0] == channels[1] or 1 not in (one.guidance, other.guidance))
 
 
 def _out_of_reach(known: Sequence[Entry], guidance: float) -> str:
@@ -126,20 +131,33 @@ def _blend(below: Entry, above: Entry, guidance: float) -> Entry:
     assert below.guidance is not None
     assert above.guidance is not None
     part = (guidance - below.guidance) / (above.guidance - below.guidance)
-    p, q = below.parameters, above.parameters
+    pair = (below.parameters, above.parameters)
 
-    def linear(a: Any, b: Any) -> Any:
-        return None if a is None or b is None else (1 - part) * a + part * b
+    def linear(one: Array | None, other: Array | None) -> Array | None:
+        both = [table for table in (one, other) if table is not None]
+        if not both:
+            return None
+        widest = max(table.shape[1] for table in both)
+        mixed = np.zeros((len(both[0]), widest))
+        for table, weight in ((one, 1 - part), (other, part)):
+            if table is not None:
+                mixed[:, : table.shape[1]] += weight * table
+        return mixed
 
-    def levels(a: Any, b: Any) -> Any:
-        return None if a is None or b is None else tuple(x ** (1 - part) * y**part for x, y in zip(a, b, strict=True))
+    def levels(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
+        return tuple(a ** (1 - part) * b**part for a, b in zip(one, other, strict=True))
 
+    told = None
+    if any(p.model_sigmas is not None for p in pair):
+        told = levels(*(p.model_sigmas or p.base().evaluation_sigmas for p in pair))
+    values = linear(pair[0].values, pair[1].values)
+    assert values is not None
     mixed = replace(
-        p,
-        sigmas=levels(p.sigmas, q.sigmas),
-        values=linear(p.values, q.values),
-        guidance=linear(p.guidance, q.guidance),
-        model_sigmas=levels(p.model_sigmas, q.model_sigmas),
+        pair[0],
+        sigmas=levels(pair[0].sigmas, pair[1].sigmas),
+        values=values,
+        guidance=linear(pair[0].guidance, pair[1].guidance),
+        model_sigmas=told,
     )
     return replace(below, parameters=mixed, guidance=float(guidance), report=None)
 

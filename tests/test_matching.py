@@ -75,6 +75,17 @@ def test_without_a_guidance_channel_scale_one_is_a_scale_like_any() -> None:
     np.testing.assert_allclose(found.parameters.values[:, 0], [0.0, 0.2, -0.2])
 
 
+def test_what_one_of_two_lacks_is_zero_there() -> None:
+    plain = entry(2.0, guidance=None)
+    rich = entry(4.0, value=0.4, told=True, values=np.array([[0.0, 0.0], [0.4, 0.0], [0.4, 0.2]]))
+    found = interpolate([plain, rich], 3.0).parameters
+    np.testing.assert_allclose(found.values, [[0.0, 0.0], [0.2, 0.0], [0.2, 0.1]])
+    assert found.guidance is not None
+    np.testing.assert_allclose(found.guidance, np.full((3, 1), 0.4))
+    assert found.model_sigmas is not None
+    np.testing.assert_allclose(found.model_sigmas, np.sqrt(0.5) * np.array(found.sigmas[:-1]))
+
+
 def test_choose_takes_the_scale_and_the_grid() -> None:
     three, six = entry(3.0, 10.0, 0.1), entry(6.0, 20.0, 0.4)
     there = named(three, six)
