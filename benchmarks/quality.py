@@ -32,7 +32,7 @@ PLANS = {
     "quick": Plan((4, 8), (1.0, 3.0), ("balanced",), 32, 32),
     "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced", "best"), 128, 128, beyond=(12, 16, 20)),
 }
-STUDIES = ("samples", "teacher", "transfer", "cost", "ablations")
+STUDIES = ("samples", "teacher", "transfer", "cost", "ablations", "parts")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

@@ -62,13 +62,13 @@ def fit(
     model: BenchModel,
     guidance: float,
     plan: Plan,
-    mode: str,
+    mode: Any,
     *,
     evaluations: Sequence[int] | None = None,
     denoiser: Callable[..., Any] | None = None,
     **more: Any,
 ) -> list[Any]:
-    """Distill a sampler for each number of evaluations, in one call: ``dode.students.distill_students``."""
+    """Distill a sampler for each number of evaluations, in one call of ``distill_students``; ``mode`` is what it takes."""
     from dode.students import distill_students
 
     return distill_students(
@@ -142,6 +142,12 @@ def restored(record: dict[str, Any]) -> Parameters:
     return Parameters(**fields)
 
 
+def fit_record(report: Any) -> dict[str, Any]:
+    """What the fit itself measured, on its own held-out samples and against its own teacher."""
+    names = ("error_base", "error_distilled", "teacher_error", "model_evaluations")
+    return {name: getattr(report, name) for name in names}
+
+
 def stock_record(best: Best, reference: Tensor) -> dict[str, Any]:
     """The search's outcome as JSON has it."""
     return {
@@ -181,7 +187,7 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
             cell["distilled"][mode] = {
                 **score(samples, on.reference, best.samples),
                 "parameters": described(parameters),
-                "fit_evaluations": dict(results[number].report.model_evaluations),
+                "fit": fit_record(results[number].report),
             }
         found.append(cell)
         ratios = ", ".join(f"{mode} {d['error']:.4f} ({d['ratio']:.2f})" for mode, d in cell["distilled"].items())

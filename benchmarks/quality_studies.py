@@ -13,6 +13,7 @@ import torch
 from benchmarks.models import MODELS, BenchModel
 from benchmarks.quality_ablations import ablations
 from benchmarks.quality_cells import Plan, Trial, fit, run_parameters, score, torch_settings, trial
+from benchmarks.quality_parts import parts
 from benchmarks.quality_report import table
 from benchmarks.quality_transfer import transfer
 from dode.teacher import Teacher
@@ -20,6 +21,7 @@ from dode.teacher import Teacher
 Rows = Iterator[dict[str, Any]]
 SAMPLES = (8, 16, 32, 64, 128, 256, 512)
 SUBSTEPS = (1, 2, 4, 6, 10, 20)
+TEACHERS = ("dpmpp_3m", "ipndm")
 
 
 def _fits(on: Trial, plan: Plan, label: str, values: tuple[Any, ...], settings: Callable[[Any], tuple[Plan, dict]]) -> Rows:
@@ -32,8 +34,9 @@ def _fits(on: Trial, plan: Plan, label: str, values: tuple[Any, ...], settings: 
             seconds = time.time() - began
             for evaluations, result in zip(plan.evaluations, results, strict=True):
                 found = score(run_parameters(on, result.parameters, evaluations), on.reference)
+                judged = {"teacher to its half": result.report.teacher_error}
                 row = {"model": on.model.name, "guidance": on.guidance, "NFE": evaluations, "mode": mode, label: value}
-                yield {**row, "error": found["error"], "median": found["median"], "seconds of the whole fit": seconds}
+                yield {**row, "error": found["error"], "median": found["median"], **judged, "seconds of the whole fit": seconds}
 
 
 def samples(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
@@ -43,13 +46,15 @@ def samples(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
 
 
 def teacher(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
-    """Error over the teacher's substeps on its grid of ten steps."""
-    values = SUBSTEPS if mode == "full" else SUBSTEPS[1:5:2]
+    """Error over the teacher's solver and its substeps on a grid of ten steps."""
+    counts = SUBSTEPS if mode == "full" else SUBSTEPS[3:5]
+    values = tuple(f"{method} x {n}" for method in TEACHERS for n in counts)
 
-    def settings(substeps: int) -> tuple[Plan, dict]:
-        return plan, {"teacher": Teacher("dpmpp_3m", substeps=substeps, coordinate=model.coordinate)}
+    def settings(value: str) -> tuple[Plan, dict]:
+        method, _, substeps = value.split()
+        return plan, {"teacher": Teacher(method, substeps=int(substeps), coordinate=model.coordinate)}
 
-    yield from _fits(trial(model, guidance, plan), plan, "substeps", values, settings)
+    yield from _fits(trial(model, guidance, plan), plan, "teacher", values, settings)
 
 
 class _Peak:
@@ -130,6 +135,7 @@ STUDIES: dict[str, Callable[[BenchModel, float, Plan, str], Rows]] = {
     "cost": cost,
     "transfer": transfer,
     "ablations": ablations,
+    "parts": parts,
 }
 
 

@@ -17,7 +17,7 @@ from dode.correction import MAX_TOLD_RATIO, Parameters, available_taps
 from dode.errors import DodeError
 from dode.least_squares import solve_normal_equations
 from dode.metered import Metered
-from dode.sampling import Walk, drive
+from dode.sampling import Guided, Walk, drive
 from dode.tableau import Array, Tableau
 
 Start = Callable[[Tensor, float], Tensor]
@@ -255,7 +255,7 @@ def _begin(model: Metered, batch: Tensor, x: Tensor, tableau: Tableau) -> Walk:
 def _evaluate(model: Metered, batch: Tensor, walk: Walk, tableau: Tableau, number: int, y: Tensor) -> None:
     told = (tableau.model_sigmas or tableau.evaluation_sigmas)[number]
     output = model.on(batch)(y, y.new_full((len(y),), told))
-    walk.guided = walk.guided and isinstance(output, tuple)
+    walk.guided = walk.guided and isinstance(output, Guided)
     walk.record(y, tableau.evaluation_sigmas[number], output)
 
 

@@ -5,6 +5,7 @@ has to beat; then all of its numbers are fitted so that it ends where the teache
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ MODES: dict[str, Freedom] = {
 }
 SOLVERS = ("ipndm", "dpmpp_2m", "uni_pc_bh2", "gradient_estimation")
 _TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
+_SUBSTEPS, _MOST_SUBSTEPS = 6, 48
+_TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
 _TRIED = 16  # samples on which the starts are compared
 
 
@@ -60,7 +63,8 @@ def distill_students(
         mode: "balanced", "best", or what the fit may move.
         solvers: names of the undistilled solvers to start from.
         grids: from a number of steps to the σ grids to start from, each ending at 0; a few usual ones by default.
-        teacher: its steps subdivide a grid of 10; DPM-Solver++(3M) with 60 steps by default.
+        teacher: its steps subdivide a grid of 10. By default iPNDM with 60 steps, or twice as many, up to 480, until halving
+            them moves its ends by less than half a percent of their spread.
         start: ``start(noise, sigma)`` makes the noisy start; noise · σ by default.
         held_out, micro_batch, extra_args, device, seed, progress: as in ``distill``; the stages are "teacher", "search",
             "refine" and "check".
@@ -77,7 +81,6 @@ def distill_students(
     if not isinstance(noise, Tensor) or noise.ndim < 2 or len(noise) < 2 or not noise.is_floating_point():
         raise FitError("noise must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
     flow = coordinate == "flow"
-    teacher = teacher or Teacher("dpmpp_3m", substeps=6, coordinate=coordinate)
     start = start or (lambda noise, sigma: noise * sigma)
     make = grids or (lambda steps: usual_grids(steps, low, high, flow))
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
@@ -89,13 +92,23 @@ def distill_students(
 
     found: list[Distillation] = []
     with torch.no_grad():
-        fine = teacher.tableau(coarse)
+        judges = list(torch.tensor(held).split(micro_batch))
+
+        def reached(candidate: Teacher) -> Tensor:
+            tableau = candidate.tableau(coarse)
+            model.enter("check", model.counts.get("check", 0) + tableau.evaluations * len(held))
+            return run(tableau, judges)
+
+        chosen = teacher or Teacher("ipndm", 4, _SUBSTEPS, coordinate)
+        halved, full = reached(chosen.halved()), reached(chosen)
+        while teacher is None and _rms(halved - full) > _TEACHER_TOLERANCE * float(full.std()):
+            if chosen.substeps >= _MOST_SUBSTEPS:
+                break
+            chosen = replace(chosen, substeps=2 * chosen.substeps)
+            halved, full = full, reached(chosen)
+        fine = chosen.tableau(coarse)
         model.enter("teacher", fine.evaluations * len(noise))
         targets = Targets(noise, start, run(fine, batches), batches, held)
-        halved = teacher.halved().tableau(coarse)
-        model.enter("check", halved.evaluations * len(held))
-        judges = list(torch.tensor(held).split(micro_batch))
-        teacher_error = float((run(halved, judges) - targets.ends[held]).double().square().mean().sqrt())
         for budget in evaluations:
             before = dict(model.counts)
             candidates = _candidates(model, targets, budget, solvers, make, coordinate)
@@ -105,8 +118,8 @@ def distill_students(
             after = _held_error(errors, held)
             counts = {k: v - before.get(k, 0) if k in ("search", "refine") else v for k, v in model.counts.items()}
             report = Report(
-                teacher=teacher,
-                teacher_error=teacher_error,
+                teacher=chosen,
+                teacher_error=_rms(halved - full),
                 samples=len(noise),
                 held_out=len(held),
                 seed=seed,
@@ -165,6 +178,10 @@ def _candidates(
     model.enter("search", model.counts.get("search", 0) + len(few) * sum(table.evaluations for _, table in tables))
     order = sorted(tables, key=lambda pair: float(tried.errors(model, pair[1]).mean()))
     return [parameters for parameters, _ in order]
+
+
+def _rms(difference: Tensor) -> float:
+    return float(difference.double().square().mean().sqrt())
 
 
 def _held_error(errors: Array, held: list[int]) -> float:
