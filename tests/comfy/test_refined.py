@@ -11,7 +11,7 @@ from tests.comfy.graphs import demo, distill, ksampler, sampler_custom, sampler_
 from tests.comfy.server import ComfyServer
 from tests.comfy.workflow import Graph, link
 
-QUICK = {"mode": "balanced", "solver": "ipndm", "samples": 8, "micro_batch": 8, "steps": 2}
+QUICK = {"mode": "balanced", "solver": "ipndm", "samples": 8, "micro_batch": 8, "steps": 3}
 
 
 def entries(comfy: ComfyServer, name: str) -> Any:
@@ -20,11 +20,12 @@ def entries(comfy: ComfyServer, name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def fitted(comfy: ComfyServer) -> str:
-    """A file with two and three steps at guidance 3 and 5."""
+    """A file with three and four steps at guidance 3 and 5."""
     graph = Graph()
-    node = distill(graph, demo(graph), **QUICK, cfg=3.0, also_steps="3", also_cfg="5", save_as="refined")
+    node = distill(graph, demo(graph), **QUICK, cfg=3.0, also_steps="4", also_cfg="5", save_as="refined")
     run = comfy.run(graph.prompt)
     assert run.status == "success", run.error
+    print(run.outputs[node]["text"][0])
     values = [value for value, _ in run.progress(node)]
     assert values == sorted(values)
     assert values[-1] == run.progress(node)[-1][1]
@@ -34,7 +35,7 @@ def fitted(comfy: ComfyServer) -> str:
 
 def test_one_run_gives_a_file_of_several(comfy: ComfyServer, fitted: str) -> None:
     found = entries(comfy, fitted)
-    assert [(len(e.parameters.sigmas) - 1, e.guidance) for e in found] == [(2, 3), (3, 3), (2, 5), (3, 5)]
+    assert [(len(e.parameters.sigmas) - 1, e.guidance) for e in found] == [(3, 3), (4, 3), (3, 5), (4, 5)]
     for entry in found:
         assert entry.parameters.guidance is not None
         assert entry.report.error_distilled < entry.report.error_base
@@ -47,11 +48,11 @@ def test_every_way_to_sample_gives_the_same(comfy: ComfyServer, fitted: str) -> 
     graph = Graph()
     on = demo(graph)
     file = f"{fitted}.safetensors"
-    loaded = {scale: graph.add("DODELoad", file=file, steps=2, cfg=scale, model=on["model"]) for scale in (3.0, 4.0, 5.0)}
+    loaded = {scale: graph.add("DODELoad", file=file, steps=3, cfg=scale, model=on["model"]) for scale in (3.0, 4.0, 5.0)}
     shown = [graph.add("DODEInspect", parameters=link(node)) for node in loaded.values()]
     found = {}
     for scale, node in loaded.items():
-        auto = ksampler(graph, on, cfg=scale, steps=2, scheduler="dode")
+        auto = ksampler(graph, on, cfg=scale, steps=3, scheduler="dode")
         custom = sampler_custom(graph, on, link(node, 1), link(node, 2), cfg=scale)
         found[scale] = tuple(graph.save_latent(link(n)) for n in (auto, custom))
     advanced = sampler_custom_advanced(graph, on, link(loaded[3.0], 1), link(loaded[3.0], 2), cfg=3.0)
@@ -65,7 +66,7 @@ def test_every_way_to_sample_gives_the_same(comfy: ComfyServer, fitted: str) -> 
     assert all("γ" in run.outputs[node]["text"][0] for node in shown)
 
     graph = Graph()
-    node = graph.add("DODELoad", file=file, steps=2, cfg=8.0)
+    node = graph.add("DODELoad", file=file, steps=3, cfg=8.0)
     graph.add("DODEInspect", parameters=link(node))
     refused = comfy.run(graph.prompt)
     assert (refused.status, "guidance 3 to 5, this is 8" in refused.error) == ("error", True)
@@ -74,7 +75,7 @@ def test_every_way_to_sample_gives_the_same(comfy: ComfyServer, fitted: str) -> 
 def test_without_guidance_the_channel_is_refused_in_words(comfy: ComfyServer, fitted: str) -> None:
     graph = Graph()
     on = demo(graph)
-    node = graph.add("DODELoad", file=f"{fitted}.safetensors", steps=2)
+    node = graph.add("DODELoad", file=f"{fitted}.safetensors", steps=3)
     graph.save_latent(link(sampler_custom(graph, on, link(node, 1), link(node, 2), cfg=1.0)))
     run = comfy.run(graph.prompt)
     assert run.status == "error"
