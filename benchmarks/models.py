@@ -1,4 +1,4 @@
-"""The three models that the benchmark of quality runs on: a trained one, and two whose denoiser is a closed form.
+"""The models that the benchmark of quality runs on: three trained ones, and two whose denoiser is a closed form.
 
 Each knows its conditional and its unconditional output at one call, so that guidance costs the benchmark one pass. Sample i has
 class i modulo the number of classes.
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dode.sampling
+from benchmarks.trained import SD_RANGE, output, trained_network
 from dode.demo.model import context_of, embedded_model
 from dode.demo.pictures import CLASSES, draw
 from dode.schedules import schedule
@@ -20,10 +21,9 @@ from dode.tableau import Array
 
 Outputs = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
-COMPONENTS, RANK = 4, 48  # Gaussians per class of the flow model, and directions that each knows beyond the isotropic rest
+RANK = 48  # directions that a class's Gaussian knows beyond the isotropic rest
 PICTURES, EXEMPLARS = 400, 32  # drawn per class
 EXEMPLAR_DEVIATION = 0.15
-SD_RANGE = (0.029167539, 14.614643)  # ComfyUI's ModelSamplingDiscrete as it comes
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BenchModel:
         outputs: ``outputs(x, sigma, labels, both)`` gives the conditional output and, if ``both``, the unconditional one.
         device: where it computes.
         looks: on how many samples the stock search ranks, first all candidates, then those that are left.
-        reference_steps: of Heun's method, for the converged solution.
+        reference_steps: half the steps of iPNDM that give the converged solution.
     """
 
     name: str
@@ -123,86 +123,84 @@ def _drawn(count: int, seed: int) -> Tensor:
     return F.avg_pool2d(draw(labels, generator), 2).flatten(1).double().view(len(CLASSES), count, -1)
 
 
-def _k_means(points: Tensor, clusters: int, rounds: int = 20) -> list[Tensor]:
-    """Lloyd's algorithm from centres far apart; clusters of fewer than 8 points go to the nearest other."""
-    centres = points[:1]
-    while len(centres) < clusters:
-        centres = torch.cat([centres, points[torch.cdist(points, centres).amin(1).argmax()][None]])
-    for _ in range(rounds):
-        nearest = torch.cdist(points, centres).argmin(1)
-        sizes = torch.bincount(nearest, minlength=len(centres))
-        centres = torch.stack([points[nearest == k].mean(0) for k in range(len(centres)) if sizes[k] >= 8])
-    nearest = torch.cdist(points, centres).argmin(1)
-    return [points[nearest == k] for k in range(len(centres))]
-
-
 def gaussians(device: torch.device) -> BenchModel:
-    """Flow matching on a mixture of Gaussians: four per class, with the mean and covariance of the pictures in a cluster.
+    """Variance exploding, in Stable Diffusion's range of σ: a Gaussian a class, with its pictures' mean and covariance.
 
     A covariance is that of probabilistic PCA (Tipping and Bishop 1999): its leading directions, and in all others the mean of
     what is left. At run time it is a closed form in float64.
     """
-    means, bases, variances, floors, weights, owners = [], [], [], [], [], []
-    for label, pictures in enumerate(_drawn(PICTURES, 7)):
-        for cluster in _k_means(pictures, COMPONENTS):
-            centred = cluster - cluster.mean(0)
-            rank = min(RANK, len(cluster) - 2)
-            _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-            spread = singular**2 / len(cluster)
-            floor = spread[rank:].sum() / (pictures.shape[1] - rank) + 1e-4
-            padding = RANK - rank
-            means.append(cluster.mean(0))
-            bases.append(F.pad(directions[:rank], (0, 0, 0, padding)))
-            variances.append(F.pad(spread[:rank] + 1e-4, (0, padding), value=float(floor)))
-            floors.append(floor)
-            weights.append(len(cluster) / len(pictures))
-            owners.append(label)
-    mixture = _LowRankMixture(
-        torch.stack(means),
-        torch.stack(bases),
-        torch.stack(variances),
-        torch.stack(floors),
-        torch.tensor(weights).double().log(),
-        torch.tensor(owners),
-        device,
-    )
-    return BenchModel("gaussians", (3, 16, 16), 0.001, 1.0, "flow", "flow", mixture, device, (8, 32), 400)
+    means, bases, variances, floors = [], [], [], []
+    for pictures in _drawn(PICTURES, 7):
+        _, singular, directions = torch.linalg.svd(pictures - pictures.mean(0), full_matrices=False)
+        spread = singular**2 / len(pictures)
+        means.append(pictures.mean(0))
+        bases.append(directions[:RANK])
+        variances.append(spread[:RANK])
+        floors.append(spread[RANK:].sum() / (pictures.shape[1] - RANK))
+    mixture = _LowRankMixture(*(torch.stack(part).to(device) for part in (means, bases, variances, floors)))
+    return BenchModel("gaussians", (3, 16, 16), *SD_RANGE, "log_sigma", "eps", mixture, device, (8, 32), 400)
 
 
 class _LowRankMixture:
-    """Posterior means of x0 given x = (1 - σ) x0 + σ n, for K Gaussians N(m, floor + U diag(variance - floor) U^T).
+    """Posterior means of x0 given x = x0 + σ n, for K Gaussians N(m, floor + U diag(variance - floor) U^T), one a class.
 
-    means (K, D), bases (K, R, D), variances (K, R), floors (K,), log_weights (K,) within the class, owners (K,) the classes.
+    means (K, D), bases (K, R, D), variances (K, R), floors (K,).
     """
 
-    def __init__(self, *parts: Any):
-        *tensors, device = parts
-        self.means, self.bases, self.variances, self.floors, self.log_weights, self.owners = (t.to(device) for t in tensors)
-        components, rank, size = self.bases.shape
-        self.flat = self.bases.reshape(components * rank, size)
-        self.projected = torch.einsum("krd,kd->kr", self.bases, self.means)
+    def __init__(self, means: Tensor, bases: Tensor, variances: Tensor, floors: Tensor):
+        self.means, self.variances, self.floors = means, variances, floors
+        self.flat = bases.flatten(0, 1)
+        self.projected = torch.einsum("krd,kd->kr", bases, means)
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
         y, s = x.flatten(1).double(), sigma.double()[:, None]
-        a = 1 - s
-        noisy = a[..., None] ** 2 * self.variances + s[..., None] ** 2  # (B, K, R)
-        rest = a**2 * self.floors + s**2  # (B, K)
-        inner = (y @ self.flat.T).view(len(y), *self.projected.shape) - a[..., None] * self.projected
-        distance = y.square().sum(1, keepdim=True) - 2 * a * (y @ self.means.T) + a**2 * self.means.square().sum(1)
+        noisy = self.variances + s[..., None] ** 2  # (B, K, R)
+        rest = self.floors + s**2  # (B, K)
+        inner = (y @ self.flat.T).view(len(y), *self.projected.shape) - self.projected
+        distance = y.square().sum(1, keepdim=True) - 2 * (y @ self.means.T) + self.means.square().sum(1)
         outside = (distance - inner.square().sum(2)).clamp(min=0)
         exponent = (inner.square() / noisy).sum(2) + outside / rest
         volume = noisy.log().sum(2) + (y.shape[1] - noisy.shape[2]) * rest.log()
-        log_posterior = self.log_weights - (exponent + volume) / 2
+        log_posterior = -(exponent + volume) / 2
 
         def mean(log_weight: Tensor) -> Tensor:
             w = log_weight.softmax(1)
-            gain = a * self.floors / rest  # of a direction that no basis knows
-            excess = (a[..., None] * self.variances / noisy - gain[..., None]) * inner * w[..., None]
-            found = (w * (1 - gain * a)) @ self.means + (w * gain).sum(1, keepdim=True) * y + excess.flatten(1) @ self.flat
+            gain = self.floors / rest  # of a direction that no basis knows
+            excess = (self.variances / noisy - gain[..., None]) * inner * w[..., None]
+            found = (w * (1 - gain)) @ self.means + (w * gain).sum(1, keepdim=True) * y + excess.flatten(1) @ self.flat
             return found.to(x.dtype).view_as(x)
 
-        own = self.owners == labels[:, None]
+        own = torch.arange(len(self.means), device=labels.device) == labels[:, None]
         return mean(log_posterior.masked_fill(~own, -torch.inf)), mean(log_posterior) if both else None
+
+
+def _trained(kind: str, device: torch.device) -> BenchModel:
+    network = trained_network(kind).to(device)
+
+    def denoised(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        # The velocity n - x0 of x = (1 - σ) x0 + σ n and the noise n of x = x0 + σ n enter in the same way.
+        return x - sigma.to(x.dtype).view(-1, 1, 1, 1) * output(kind, network, x, sigma, context)
+
+    def outputs(x: Tensor, sigma: Tensor, labels: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
+        context = context_of(labels).to(x)
+        if not both:
+            return denoised(x, sigma, context), None
+        pair = torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([context, torch.zeros_like(context)])
+        conditional, null = denoised(*pair).chunk(2)
+        return conditional, null
+
+    sigmas, coordinate = ((0.001, 1.0), "flow") if kind == "flow" else (SD_RANGE, "log_sigma")
+    return BenchModel(kind, (3, 16, 16), *sigmas, coordinate, kind, outputs, device, (4, 16), 100)
+
+
+def flow(device: torch.device) -> BenchModel:
+    """The trained flow-matching model of pictures with 16 pixels a side."""
+    return _trained("flow", device)
+
+
+def eps(device: torch.device) -> BenchModel:
+    """The trained noise-prediction model of pictures with 16 pixels a side, in Stable Diffusion's range of σ."""
+    return _trained("eps", device)
 
 
 def exemplars(device: torch.device) -> BenchModel:
@@ -227,6 +225,8 @@ def exemplars(device: torch.device) -> BenchModel:
 
 MODELS: dict[str, Callable[[torch.device], BenchModel]] = {
     "embedded": embedded,
+    "flow": flow,
+    "eps": eps,
     "gaussians": gaussians,
     "exemplars": exemplars,
 }

@@ -30,7 +30,7 @@ from benchmarks.stock_search import left_out
 
 PLANS = {
     "quick": Plan((4, 8), (1.0, 3.0), ("balanced",), 32, 32),
-    "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced", "best"), 128, 128, beyond=(12, 16, 20)),
+    "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 128, 128),
 }
 STUDIES = ("samples", "teacher", "transfer", "cost", "ablations", "parts")
 
@@ -45,8 +45,15 @@ def plan_of(options: argparse.Namespace) -> Plan:
         "modes": tuple(options.fit_modes or plan.modes),
         "fit_samples": options.fit_samples or plan.fit_samples,
         "test_samples": options.test_samples or plan.test_samples,
+        "shortlist": shortlist(options.shortlist),
     }
     return replace(plan, **changes, **held_out)
+
+
+def shortlist(path: Path | None) -> dict[tuple[str, float, int], dict[str, Any]]:
+    """The finalists of the stock search in an earlier report, by model, guidance and evaluations."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path else []
+    return {(c["model"], c["guidance"], c["evaluations"]): c["stock"] for c in earlier}
 
 
 def write(result: dict[str, Any], text: str, folder: Path, name: str) -> None:
@@ -92,13 +99,16 @@ def compare(options: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=PLANS, default="quick")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["embedded", "flow", "eps"])
     parser.add_argument("--guidance", nargs="+", type=float)
     parser.add_argument("--evaluations", nargs="+", type=int)
     parser.add_argument("--fit-modes", nargs="+", choices=("balanced", "best"))
     parser.add_argument("--fit-samples", type=int)
     parser.add_argument("--test-samples", type=int)
     parser.add_argument("--held-out-classes", action="store_true", help="fit on classes 0 to 5, test on 6 and 7")
+    parser.add_argument(
+        "--shortlist", type=Path, metavar="JSON", help="run only the finalists of an earlier stock search"
+    )
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
     parser.add_argument("--study", choices=STUDIES)
     parser.add_argument("--frechet", type=int, metavar="N", help="Fréchet distance to N true pictures, on the embedded model")

@@ -1,8 +1,8 @@
 """One cell of the benchmark of quality: a model at a guidance scale and a number of evaluations."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Plan:
     fit_seed: int = FIT_SEED
     test_seed: int = TEST_SEED
     beyond: tuple[int, ...] = ()  # more evaluations for the best stock samplers alone
+    shortlist: Mapping[tuple[str, float, int], dict[str, Any]] = field(default_factory=dict)  # finalists known already
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ class Trial:
 
 
 def trial(model: BenchModel, guidance: float, plan: Plan) -> Trial:
-    """Draw the test noise and solve the ODE on it, by Heun's method on a fine grid and on one half as fine."""
+    """Draw the test noise and solve the ODE on it, by iPNDM on a fine grid and on one half as fine."""
     noise, extra = model.noise(plan.test_samples, plan.test_seed), model.extra_args(plan.test_classes)
 
     def solved(steps: int) -> Tensor:
-        return run_table(model, guidance, build_tableau("heun", model.reference_grid(steps)), noise, extra)
+        grid = model.reference_grid(2 * steps)
+        return run_table(model, guidance, build_tableau("ipndm", grid, 4), noise, extra)
 
     fine = solved(model.reference_steps)
     return Trial(model, guidance, noise, extra, fine, rms(fine, solved(model.reference_steps // 2)))
@@ -172,13 +174,14 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
     found = []
     for number, evaluations in enumerate(plan.evaluations):
         began = time.time()
-        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args)
+        known = plan.shortlist.get((model.name, guidance, evaluations), {})
+        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args, tuple(known.get("finalists", ())))
         cell: dict[str, Any] = {
             "model": model.name,
             "guidance": guidance,
             "evaluations": evaluations,
             "reference_error": on.reference_error,
-            "stock": stock_record(best, on.reference),
+            "stock": {**stock_record(best, on.reference), **{k: v for k, v in known.items() if k == "competitors"}},
             "distilled": {},
         }
         for mode, results in fits.items():

@@ -9,8 +9,10 @@ from dode.distill import Distillation, Report, distill
 from dode.errors import DodeError
 from dode.methods import METHODS, build_tableau, get_method, steps_within
 from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_parameters
-from dode.sampling import make_sampler, sample
+from dode.refine import Freedom
+from dode.sampling import Guided, make_sampler, sample
 from dode.schedules import schedule
+from dode.students import distill_students
 from dode.tableau import Row, Tableau
 from dode.teacher import Teacher
 from dode.version import __version__
@@ -20,6 +22,8 @@ __all__ = [
     "Distillation",
     "DodeError",
     "Entry",
+    "Freedom",
+    "Guided",
     "ModelInfo",
     "ParameterFile",
     "Parameters",
@@ -30,6 +34,7 @@ __all__ = [
     "__version__",
     "build_tableau",
     "distill",
+    "distill_students",
     "get_method",
     "load_parameters",
     "make_sampler",

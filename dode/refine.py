@@ -127,6 +127,21 @@ class Numbers:
         except DodeError:
             return None
 
+    def step(self, gram: Array, offsets: Array, ridge: float, damping: float) -> Array:
+        """The Gauss-Newton step from here, no longer than it may be. A first noise level at its upper bound stays there."""
+        step = _solve(gram, offsets, self.shrunk, ridge, damping)
+        bound = np.array([name == ("sigma", 0, 0) for name in self.names])
+        over = bound & (offsets + step > 0)
+        if over.any():
+            held, free = -offsets * over, ~over
+            moment = gram[:-1, -1] - gram[:-1, :-1] @ held
+            inner = np.append(free, True)
+            reduced = gram[np.ix_(inner, inner)].copy()
+            reduced[:-1, -1] = moment[free]
+            step = held
+            step[free] = _solve(reduced, offsets[free], self.shrunk[free], ridge, damping)
+        return step * min(1.0, _LONGEST / max(np.abs(step).max(), 1e-300))
+
 
 def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom) -> tuple[Parameters, Array]:
     """Fit a sampler's numbers so that it ends where the teacher ends.
@@ -142,18 +157,17 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     fitted = np.setdiff1d(np.arange(len(targets.noise)), targets.held)
     offsets = np.zeros(len(numbers.names))
     best, errors = start, targets.errors(model, start.tableau())
-    best_errors, damping = errors, 1e-3
+    best_errors, damping = errors, 1e-2
     for _ in range(freedom.iterations):
         grams = _grams(model, targets, numbers, offsets)[fitted]
         ridge = _choose_ridge(grams, offsets, numbers.shrunk)
-        for _ in range(4):
-            step = _solve(grams.sum(axis=0), offsets, numbers.shrunk, ridge, damping)
-            step *= min(1.0, _LONGEST / max(np.abs(step).max(), 1e-300))
+        for _ in range(6):
+            step = numbers.step(grams.sum(axis=0), offsets, ridge, damping)
             moved = numbers.parameters(offsets + step)
             after = targets.errors(model, moved.tableau()) if moved is not None else errors
             if after[fitted].mean() < errors[fitted].mean():
                 break
-            damping *= 8
+            damping *= 6
         else:
             break
         gain = 1 - math.sqrt(after[fitted].mean() / errors[fitted].mean())

@@ -26,7 +26,7 @@ MODES: dict[str, Freedom] = {
     "balanced": Freedom(),
     "best": Freedom(taps=16, guidance=16, model_sigmas=True, iterations=12, starts=3),
 }
-SOLVERS = ("ipndm", "dpmpp_2m", "uni_pc_bh2", "gradient_estimation")
+SOLVERS = ("ipndm", "dpmpp_2m", "deis", "gradient_estimation")
 _TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
@@ -139,7 +139,9 @@ def usual_grids(steps: int, low: float, high: float, flow: bool) -> list[Array]:
     """Schedules to start from: with fewer steps than they were made for, most do better if they end early."""
     if flow:
         linear = schedule("linear", steps, low, high)
-        return [shift * linear / (1 + (shift - 1) * linear) for shift in (0.5, 1.0, 2.0, 4.0)]
+        cosine = (0.5 - 0.5 * np.cos(np.pi * linear / high)) * high  # dense at both ends, like ComfyUI's "beta"
+        blend = (linear + cosine) / 2
+        return [shift * grid / (1 + (shift - 1) * grid) for grid in (linear, blend, cosine) for shift in (0.5, 1.0, 2.0, 4.0)]
     lows = [factor * low for factor in (1, 4, 12) if factor * low < high / 8]
     return [schedule(name, steps, bottom, high) for name in ("karras", "exponential") for bottom in lows]
 
@@ -163,13 +165,13 @@ def _candidates(
     """Undistilled solvers with this many evaluations, the best on the fitted samples first."""
     tables: list[tuple[Parameters, Tableau]] = []
     for name in solvers:
-        method, steps = get_method(name), steps_within(name, budget)
-        for grid in grids(steps) if steps else ():
-            base = build_tableau(name, grid, coordinate=coordinate)
-            values = np.zeros((len(base.rows), 1))
-            form = "data" if base.consistent else "noise"
-            found = Parameters(name, method.default_order, form, tuple(grid.tolist()), values, coordinate)
-            tables.append((found, base))
+        for order in get_method(name).convergence:
+            steps = steps_within(name, budget, order)
+            for grid in grids(steps) if steps else ():
+                base = build_tableau(name, grid, order, coordinate)
+                form = "data" if base.consistent else "noise"
+                values = np.zeros((len(base.rows), 1))
+                tables.append((Parameters(name, order, form, tuple(grid.tolist()), values, coordinate), base))
     if not tables:
         raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
     few = [i for i in range(len(targets.noise)) if i not in set(targets.held)][:_TRIED]
