@@ -80,7 +80,7 @@ class DODEDistillSampler(io.ComfyNode):
                     options=[_OWN_TEACHER, *solvers],
                     default=_OWN_TEACHER,
                     tooltip="The solver that runs with many steps to show where the few should land. In the modes balanced and "
-                    "best, as in the paper means 60 steps of a third-order solver.",
+                    "best, as in the paper means as many steps as the model needs.",
                 ),
                 io.Int.Input(
                     "teacher_substeps",
