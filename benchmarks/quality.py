@@ -106,9 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fit-samples", type=int)
     parser.add_argument("--test-samples", type=int)
     parser.add_argument("--held-out-classes", action="store_true", help="fit on classes 0 to 5, test on 6 and 7")
-    parser.add_argument(
-        "--shortlist", type=Path, metavar="JSON", help="run only the finalists of an earlier stock search"
-    )
+    parser.add_argument("--shortlist", type=Path, metavar="JSON", help="run only the finalists of an earlier stock search")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
     parser.add_argument("--study", choices=STUDIES)
     parser.add_argument("--frechet", type=int, metavar="N", help="Fréchet distance to N true pictures, on the embedded model")

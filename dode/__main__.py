@@ -36,7 +36,17 @@ def _numbers(text: str) -> tuple[int, ...]:
     return values
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value <= 1000 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of guidance scales, such as 3,5,7.5")
+    return values
+
+
+def _add_model_options(parser: argparse.ArgumentParser, scales: bool = False, unset: str = "1, none") -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="embedded", metavar="MODEL", help=_MODEL_HELP)
     group.add_argument(
@@ -50,9 +60,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--sigma-min", type=float, metavar="S", help="smallest noise level of the schedule before the final 0")
     group.add_argument("--sigma-max", type=float, metavar="S", help="largest noise level")
-    group.add_argument(
-        "--guidance", type=float, default=1.0, metavar="G", help="classifier-free guidance scale; default 1, none"
-    )
+    if scales:
+        group.add_argument(
+            "--guidance", type=_scales, default=(1.0,), metavar="G,…", help="classifier-free guidance scales; default 1, none"
+        )
+    else:
+        group.add_argument("--guidance", type=float, metavar="G", help=f"classifier-free guidance scale; default {unset}")
     group.add_argument("--device", default="cpu", help="where the denoiser wants its input, such as cuda")
 
 
@@ -80,25 +93,44 @@ def build_parser() -> argparse.ArgumentParser:
     )
     distill.add_argument("output", type=Path, metavar="FILE", help="the parameter file to write (.safetensors)")
     distill.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    distill.add_argument("--method", default="euler", help=f"base solver: {', '.join(METHODS)}")
-    distill.add_argument("--order", type=int, help="order, for solvers that come in several")
+    distill.add_argument(
+        "--mode",
+        default="balanced",
+        choices=["balanced", "best", "paper"],
+        help="balanced: learns the noise levels and the guidance of each step too. best: learns more, takes longer. paper: one "
+        "number a row, as published",
+    )
+    distill.add_argument(
+        "--method", help=f"base solver; default: the best of several (euler in mode paper); one of {', '.join(METHODS)}"
+    )
+    distill.add_argument("--order", type=int, help="order, for solvers that come in several; mode paper")
     distill.add_argument(
         "--evaluations", type=_numbers, default=(6,), metavar="N,…", help="evaluations a sample may cost; default 6"
     )
-    distill.add_argument("--schedule", default="karras", choices=list(SCHEDULES), help="kind of σ grid")
     distill.add_argument(
-        "--directions", choices=PREDICTIONS, help="difference denoised (data) or noise outputs; default: the paper's"
+        "--schedule",
+        choices=list(SCHEDULES),
+        help="kind of σ grid, to start from; default: the best of several (karras in mode paper)",
+    )
+    distill.add_argument(
+        "--directions",
+        choices=PREDICTIONS,
+        help="difference denoised (data) or noise outputs; mode paper; default: the paper's",
     )
     distill.add_argument("--samples", type=int, default=64, help="noise samples, fitted and held out")
     distill.add_argument("--held-out", type=float, default=0.25, help="part of the samples that only judges")
-    distill.add_argument("--teacher", metavar="METHOD", help="teacher's solver; default: the paper's for the method")
-    distill.add_argument("--substeps", type=int, default=10, help="teacher steps for each step of the student")
+    distill.add_argument("--teacher", metavar="METHOD", help="teacher's solver; default: a usual one (mode paper: the paper's)")
+    distill.add_argument(
+        "--substeps",
+        type=int,
+        help="teacher steps for each step of the student (of ten steps, but in mode paper); default 10 in mode paper",
+    )
     distill.add_argument("--micro-batch", type=int, default=16, help="samples given to the model at once")
     distill.add_argument("--seed", type=int, default=0, help="of the noise")
     distill.add_argument("--author", default="", help="written into the file")
     distill.add_argument("--licence", default="", help="written into the file")
     distill.add_argument("--notes", default="", help="written into the file")
-    _add_model_options(distill)
+    _add_model_options(distill, scales=True)
 
     sample = _command(commands, "sample", help="sample a model with a solver or with distilled parameters")
     sample.add_argument(
@@ -118,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--micro-batch", type=int, default=16, help="samples given to the model at once")
     sample.add_argument("--seed", type=int, default=0, help="of the noise")
     sample.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    _add_model_options(sample)
+    _add_model_options(sample, unset="1, none; named, it also chooses or interpolates the entry of FILE")
 
     info = _command(commands, "info", help="everything a parameter file says")
     info.add_argument("file", type=Path, metavar="FILE")
@@ -135,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--count", type=int, default=32, help="fresh samples")
     check.add_argument("--seed", type=int, default=1, help="of the noise; not the one that was fitted")
     check.add_argument("--micro-batch", type=int, default=16, help="samples given to the model at once")
-    _add_model_options(check)
+    _add_model_options(check, unset="the one that each entry was fitted at")
 
     plot = _command(commands, "plot", help="draw λ per row and the error per step")
     plot.add_argument("file", type=Path, metavar="FILE")

@@ -11,27 +11,31 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from dode.correction import Parameters
+from dode.distill import Distillation
 from dode.distill import distill as fit
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
-from dode.matching import compare
+from dode.matching import compare, interpolate
 from dode.measure import Bench, rms
 from dode.methods import METHODS, build_tableau, get_method, steps_within
 from dode.models import Model, load_model
 from dode.parameter_file import Entry, ParameterFile, load_parameters, save_parameters
 from dode.progress import Bars
 from dode.schedules import schedule
+from dode.students import SOLVERS, distill_students, usual_grids
 from dode.tableau import Tableau
 from dode.teacher import Teacher
 
 
-def _model(options: Namespace) -> Model:
+def _model(options: Namespace, guidance: float | None = None) -> Model:
+    """The model at a guidance scale, that of --guidance if there is no other."""
+    asked = options.guidance if guidance is None else guidance
     return load_model(
         options.model,
         k_diffusion=options.k_diffusion,
         shape=options.shape,
         sigma_min=options.sigma_min,
         sigma_max=options.sigma_max,
-        guidance=options.guidance,
+        guidance=1.0 if asked is None else asked,
         device=options.device,
     )
 
@@ -53,7 +57,7 @@ def table_text(rows: list[list[str]]) -> str:
 
 
 def _summary(entries: list[Entry]) -> str:
-    rows = [["solver", "NFE", "error base", "distilled", "ratio"]]
+    rows = [["solver", "NFE", "guidance", "error base", "distilled", "ratio"]]
     for entry in entries:
         report = entry.report
         assert report is not None
@@ -61,6 +65,7 @@ def _summary(entries: list[Entry]) -> str:
             [
                 entry.parameters.method,
                 str(entry.evaluations),
+                f"{entry.guidance:g}",
                 f"{report.error_base:.4f}",
                 f"{report.error_distilled:.4f}",
                 f"{report.ratio:.2f}",
@@ -77,37 +82,20 @@ def _refuse_existing(options: Namespace) -> None:
 
 def distill(options: Namespace) -> int:
     """Fit, save, and print what the held-out samples say."""
-    entry = get_method(options.method)
     if options.output.suffix != ".safetensors":
         raise ParameterFileError(f"A parameter file's name must end in .safetensors, got {options.output.name!r}.")
     _refuse_existing(options)
     if options.samples < 2:
         raise FitError(f"--samples must be at least 2, got {options.samples}: one is fitted and one judges.")
-    model = _model(options)
-    chosen = options.teacher or entry.teacher
-    same = get_method(chosen).name == entry.name
-    teacher = Teacher(chosen, options.order if same else None, options.substeps, model.coordinate)
     entries: list[Entry] = []
-    for evaluations in sorted(set(options.evaluations)):
-        sigmas = _grid(model, options.schedule, entry.name, options.order, evaluations)
-        with Bars(f"{entry.name} {evaluations} ") as bars:
-            result = fit(
-                model.denoiser,
-                model.noise(options.samples, options.seed, float(sigmas[0])),
-                sigmas,
-                method=entry.name,
-                order=options.order,
-                coordinate=model.coordinate,
-                directions=options.directions,
-                teacher=teacher,
-                held_out=options.held_out,
-                micro_batch=options.micro_batch,
-                extra_args=model.extra_args,
-                device=model.device,
-                seed=options.seed,
-                progress=bars,
-            )
-        entries.append(Entry(result.parameters, model.info, options.guidance, result.report))
+    solvers: dict[int, str] = {}  # by evaluations: those of the first scale, so that what lies between can be interpolated
+    for guidance in dict.fromkeys(options.guidance):
+        model = _model(options, guidance)
+        if options.mode == "paper":
+            results = {n: _fit_paper(options, model, n) for n in sorted(set(options.evaluations))}
+        else:
+            results = _fit_students(options, model, solvers)
+        entries += [Entry(result.parameters, model.info, guidance, result.report) for result in results.values()]
     content = ParameterFile(tuple(entries), options.author, options.licence, options.notes)
     save_parameters(options.output, content, overwrite=options.overwrite)
     print(_summary(entries))
@@ -118,14 +106,91 @@ def distill(options: Namespace) -> int:
     return 0
 
 
-def choose_entry(content: ParameterFile, evaluations: int, method: str | None = None) -> Entry:
-    """The entry for a number of evaluations. Raises ParameterError with what there is."""
+def _fit_paper(options: Namespace, model: Model, evaluations: int) -> Distillation:
+    method = get_method(options.method or "euler")
+    chosen = options.teacher or method.teacher
+    same = get_method(chosen).name == method.name
+    substeps = 10 if options.substeps is None else options.substeps
+    sigmas = _grid(model, options.schedule or "karras", method.name, options.order, evaluations)
+    with Bars(f"{method.name} {evaluations} ") as bars:
+        return fit(
+            model.denoiser,
+            model.noise(options.samples, options.seed, float(sigmas[0])),
+            sigmas,
+            method=method.name,
+            order=options.order,
+            coordinate=model.coordinate,
+            directions=options.directions,
+            teacher=Teacher(chosen, options.order if same else None, substeps, model.coordinate),
+            held_out=options.held_out,
+            micro_batch=options.micro_batch,
+            extra_args=model.extra_args,
+            device=model.device,
+            seed=options.seed,
+            progress=bars,
+        )
+
+
+def _fit_students(options: Namespace, model: Model, solvers: dict[int, str]) -> dict[int, Distillation]:
+    """Results by evaluations. ``solvers`` says which solver to start from, and is filled in where it does not yet."""
+    if options.order is not None or options.directions is not None:
+        raise FitError("--order and --directions belong to --mode paper; the other modes choose for themselves.")
+    if not options.teacher and options.substeps is not None:
+        raise FitError("--substeps needs --teacher, or --mode paper: the usual teacher finds out how many steps it takes.")
+    if not 0 < options.held_out < 1 or options.micro_batch < 1:
+        raise FitError("held_out must lie between 0 and 1, and micro_batch be at least 1.")
+    teacher = None
+    if options.teacher:
+        substeps = 6 if options.substeps is None else options.substeps
+        teacher = Teacher(options.teacher, substeps=substeps, coordinate=model.coordinate)
+
+    def grids(steps: int) -> list[Any]:
+        usual = usual_grids(steps, model.sigma_min, model.sigma_max, model.coordinate == "flow")
+        return usual if options.schedule is None else [schedule(options.schedule, steps, model.sigma_min, model.sigma_max)]
+
+    if solvers:
+        names = {name: [n for n in solvers if solvers[n] == name] for name in dict.fromkeys(solvers.values())}
+        runs = [((name,), budgets) for name, budgets in names.items()]
+    else:
+        chosen = (get_method(options.method).name,) if options.method else SOLVERS
+        runs = [(chosen, sorted(set(options.evaluations)))]
+    found: dict[int, Distillation] = {}
+    for names, budgets in runs:
+        with Bars(f"{options.mode} {','.join(map(str, budgets))} ") as bars:
+            results = distill_students(
+                model.denoiser,
+                model.noise(options.samples, options.seed, 1.0),
+                evaluations=budgets,
+                sigma_range=(model.sigma_min, model.sigma_max),
+                coordinate=model.coordinate,
+                mode=options.mode,
+                solvers=names,
+                grids=grids,
+                teacher=teacher,
+                held_out=options.held_out,
+                micro_batch=options.micro_batch,
+                extra_args=model.extra_args,
+                device=model.device,
+                seed=options.seed,
+                progress=bars,
+            )
+        found.update(zip(budgets, results, strict=True))
+    solvers.update({n: result.parameters.method for n, result in found.items()})
+    return dict(sorted(found.items()))
+
+
+def choose_entry(content: ParameterFile, evaluations: int, method: str | None = None, guidance: float | None = None) -> Entry:
+    """The entry for a number of evaluations, and for a guidance scale if one is named, or what lies between two entries.
+
+    Raises:
+        ParameterError: there is none; the message says what there is.
+    """
     name = get_method(method).name if method else None
-    for entry in content.entries:
-        if entry.evaluations == evaluations and name in (None, entry.parameters.method):
-            return entry
-    there = ", ".join(f"{entry.parameters.method} {entry.evaluations}" for entry in content.entries)
-    raise ParameterError(f"The file has no entry for {method or 'any solver'} at {evaluations} evaluations. It has: {there}.")
+    there = [e for e in content.entries if e.evaluations == evaluations and name in (None, e.parameters.method)]
+    if there:
+        return interpolate(there, guidance)
+    known = ", ".join(f"{entry.parameters.method} {entry.evaluations}" for entry in content.entries)
+    raise ParameterError(f"The file has no entry for {method or 'any solver'} at {evaluations} evaluations. It has: {known}.")
 
 
 def sample(options: Namespace) -> int:
@@ -142,8 +207,8 @@ def sample(options: Namespace) -> int:
         tableau = build_tableau(method, sigmas, options.order, model.coordinate)
     else:
         content = load_parameters(options.parameters)
-        entry = choose_entry(content, options.evaluations, options.method)
-        warn_of_differences(entry, model, options.guidance)
+        entry = choose_entry(content, options.evaluations, options.method, options.guidance)
+        warn_of_differences(entry, model, 1.0 if options.guidance is None else options.guidance)
         tableau = entry.parameters.tableau(strength=options.strength)
     latents = Bench(model, options.count, options.seed, options.micro_batch).run(tableau)
     _write(options.output, latents)
@@ -184,7 +249,9 @@ def info(options: Namespace) -> int:
     if options.json:
         described = [{**asdict(e), "evaluations": e.evaluations} for e in (replace(entry) for entry in content.entries)]
         for item in described:
-            item["parameters"]["values"] = item["parameters"]["values"].tolist()
+            for name in ("values", "guidance"):
+                table = item["parameters"][name]
+                item["parameters"][name] = None if table is None else table.tolist()
         words = {name: getattr(content, name) for name in ("author", "licence", "notes", "software")}
         print(json.dumps({"file": str(options.file), **words, "entries": described}, indent=2))
         return 0
@@ -208,6 +275,10 @@ def describe(entry: Entry) -> str:
         f"  sigmas    {' '.join(f'{s:.4g}' for s in p.sigmas)}",
         *(f"  lambda {row + 1:<3}{' '.join(f'{v:+.4f}' for v in values)}" for row, values in enumerate(p.values)),
     ]
+    if p.guidance is not None:
+        lines += [f"  gamma {row + 1:<4}{' '.join(f'{v:+.4f}' for v in values)}" for row, values in enumerate(p.guidance)]
+    if p.model_sigmas is not None:
+        lines.append(f"  told      {' '.join(f'{s:.4g}' for s in p.model_sigmas)} (noise levels that the model is told)")
     if r is not None:
         t = r.teacher
         lines += [
@@ -225,14 +296,16 @@ def check(options: Namespace) -> int:
     content = load_parameters(options.file)
     if options.count < 1 or options.micro_batch < 1:
         raise ModelError("--count and --micro-batch must be at least 1.")
-    model = _model(options)
-    bench = Bench(model, options.count, options.seed, options.micro_batch)
+    models: dict[float, Model] = {}
     rows = [["solver", "NFE", "base", "distilled", "ratio", "claimed"]]
     worse = 0
     for entry in content.entries:
-        warn_of_differences(entry, model, options.guidance)
+        scale = options.guidance or entry.guidance or 1.0
+        model = models[scale] if scale in models else models.setdefault(scale, _model(options, scale))
+        warn_of_differences(entry, model, scale)
         if entry.report is not None and entry.report.seed == options.seed:
             raise FitError(f"Seed {options.seed} is the one that was fitted; choose another, so that the noise is fresh.")
+        bench = Bench(model, options.count, options.seed, options.micro_batch)
         base, distilled = _errors(bench, entry.parameters, _reference(entry))
         worse += distilled > base
         claimed = entry.report.error_distilled / entry.report.error_base if entry.report and entry.report.error_base else None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dode.models import Model
-from dode.sampling import sample
+from dode.sampling import Guided, sample
 from dode.tableau import Tableau
 
 Tick = Callable[[int], None]
@@ -29,7 +29,7 @@ class Bench:
         for batch in torch.arange(self.count).split(self.micro_batch):
             extra = self.model.extra_args(batch)
 
-            def denoise(x: Tensor, sigma: Tensor, extra: dict = extra) -> Tensor:
+            def denoise(x: Tensor, sigma: Tensor, extra: dict = extra) -> Tensor | Guided:
                 if tick is not None:
                     tick(len(x))
                 return self.model.denoiser(x, sigma, **extra)

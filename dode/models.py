@@ -60,7 +60,8 @@ def load_model(
     Args:
         spec: "embedded", or ``package.module:function``, a function without arguments that returns a denoiser. That may carry
             attributes shape, sigma_min, sigma_max, flow (bool), name, family, prediction, channels, and a method
-            ``extra_args(guidance) -> (sample indices -> dict)``; the options here come before them.
+            ``extra_args(guidance) -> (sample indices -> dict)``; the options here come before them. If that method takes an
+            argument ``both``, it gets True, and the denoiser is to return ``Guided``.
         k_diffusion: config and checkpoint of a k-diffusion model, in place of ``spec``.
         shape, sigma_min, sigma_max: in place of the denoiser's own attributes.
         guidance: passed to ``extra_args`` where the denoiser has that.
@@ -110,10 +111,17 @@ def load_model(
         float(known["sigma_min"]),
         float(known["sigma_max"]),
         "flow" if flow else "log_sigma",
-        maker(guidance) if maker is not None else lambda samples: {},
+        _extra_args(maker, guidance),
         info,
         torch.device(device),
     )
+
+
+def _extra_args(maker: Any, guidance: float) -> Callable[[Tensor], dict[str, Any]]:
+    if maker is None:
+        return lambda samples: {}
+    takes_both = any(p.name == "both" for p in _parameters(maker))
+    return maker(guidance, both=True) if takes_both else maker(guidance)
 
 
 def _call(spec: str) -> Any:

@@ -1,9 +1,11 @@
 """The parameter file: distilled samplers as safetensors that can be shared.
 
-Format version 1. Tensors, all float64, for entry number i: ``i.sigmas`` (n+1,) and ``i.values`` (rows, taps). String
-metadata: ``format`` = "dode-parameters", ``format_version`` = "1", ``software``, and ``content``, a JSON object with author,
-licence, notes and the list of entries. Reading runs no code and believes nothing: sizes, names, shapes, types and ranges are
-checked before anything is built. A reader ignores JSON fields it does not know, so fields can be added without a new version.
+Format version 2. Tensors, all float64, for entry number i: ``i.sigmas`` (n+1,) and ``i.values`` (rows, taps), and where the
+sampler has them ``i.guidance`` (rows, taps), the weights of the guidance channel, and ``i.model_sigmas`` (NFE,), the noise
+levels that the model is told. Version 1 is the same without these two, and is read as well. String metadata: ``format`` =
+"dode-parameters", ``format_version``, ``software``, and ``content``, a JSON object with author, licence, notes and the list of
+entries. Reading runs no code and believes nothing: sizes, names, shapes, types and ranges are checked before anything is built.
+A reader ignores JSON fields it does not know, so fields can be added without a new version.
 """
 
 import contextlib
@@ -27,12 +29,16 @@ from dode.teacher import Teacher
 from dode.version import __version__
 
 FORMAT = "dode-parameters"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
+READABLE_VERSIONS = ("1", "2")
 MAX_FILE_BYTES = 16 << 20
 MAX_HEADER_BYTES = 4 << 20
 MAX_ENTRIES = 256
 MAX_TEXT = 10_000
 MAX_VALUE = 1e6
+_DIMENSIONS = {"sigmas": 1, "values": 2, "guidance": 2, "model_sigmas": 1}
+_LEVELS = ("sigmas", "model_sigmas")
+_OPTIONAL = ("guidance", "model_sigmas")  # from version 2 on
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,9 @@ def to_bytes(content: ParameterFile) -> bytes:
         parameters = entry.parameters
         tensors[f"{number}.sigmas"] = np.array(parameters.sigmas)
         tensors[f"{number}.values"] = np.ascontiguousarray(parameters.values)
+        for name in _OPTIONAL:
+            if getattr(parameters, name) is not None:
+                tensors[f"{number}.{name}"] = np.ascontiguousarray(getattr(parameters, name), dtype=np.float64)
         described = {name: getattr(parameters, name) for name in ("method", "order", "directions", "coordinate")}
         described |= {"guidance": entry.guidance, "model": asdict(entry.model)}
         described["report"] = None if entry.report is None else asdict(entry.report)
@@ -182,9 +191,11 @@ def from_bytes(data: bytes) -> ParameterFile:
         tensors = load_tensors(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise FormatError(f"not a valid safetensors file ({error}).") from error
-    wanted = {f"{number}.{part}" for number in range(len(described)) for part in ("sigmas", "values")}
-    if set(tensors) != wanted:
-        odd = sorted(set(tensors) ^ wanted)[0]
+    parts = [part for part in _DIMENSIONS if metadata["format_version"] != "1" or part not in _OPTIONAL]
+    known = {f"{number}.{part}" for number in range(len(described)) for part in parts}
+    needed = {name for name in known if name.partition(".")[2] not in _OPTIONAL}
+    if not needed <= set(tensors) <= known:
+        odd = sorted((set(tensors) - known) | (needed - set(tensors)))[0]
         raise FormatError(f"tensor {odd!r} is {'not known' if odd in tensors else 'missing'}.")
     entries = tuple(_entry(number, item, tensors) for number, item in enumerate(described))
     words = {name: reader.take(name, str, "") for name in ("author", "licence", "notes")}
@@ -203,9 +214,9 @@ def _metadata(data: bytes) -> dict[str, str]:
     if metadata.get("format") != FORMAT:
         raise FormatError(f"format is {str(metadata.get('format'))[:40]!r}, not {FORMAT!r}: made by other software.")
     version = metadata.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise VersionError(
-            f"format_version is {str(version)[:20]!r}; this software reads version {FORMAT_VERSION}. "
+            f"format_version is {str(version)[:20]!r}; this software reads versions {' and '.join(READABLE_VERSIONS)}. "
             "Update D-ODE to read the file."
         )
     if "content" not in metadata:
@@ -277,15 +288,20 @@ class _Reader:
 def _entry(number: int, item: Any, tensors: dict[str, np.ndarray]) -> Entry:
     where = f"entries[{number}]"
     reader = _Reader(item, where)
-    sigmas, values = tensors[f"{number}.sigmas"], tensors[f"{number}.values"]
-    for name, tensor, ndim in (("sigmas", sigmas, 1), ("values", values, 2)):
-        if tensor.dtype != np.float64 or tensor.ndim != ndim:
-            raise FormatError(f"tensor '{number}.{name}' must be float64 with {ndim} dimensions.")
-    if not (np.abs(values) <= MAX_VALUE).all():
-        raise FormatError(f"tensor '{number}.values' must be finite and within ±{MAX_VALUE:g}.")
+    arrays: dict[str, Any] = {name: tensors.get(f"{number}.{name}") for name in _DIMENSIONS}
+    for name, tensor in arrays.items():
+        if tensor is None:
+            continue
+        if tensor.dtype != np.float64 or tensor.ndim != _DIMENSIONS[name]:
+            raise FormatError(f"tensor '{number}.{name}' must be float64 with {_DIMENSIONS[name]} dimensions.")
+        if name != "sigmas" and not (np.abs(tensor) <= MAX_VALUE).all():
+            raise FormatError(f"tensor '{number}.{name}' must be finite and within ±{MAX_VALUE:g}.")
+    levels: dict[str, Any] = {name: None if arrays[name] is None else tuple(arrays[name].tolist()) for name in _LEVELS}
     words = {name: reader.take(name, str) for name in ("method", "directions", "coordinate")}
     try:
-        parameters = Parameters(order=reader.take("order", int), sigmas=tuple(sigmas.tolist()), values=values, **words)
+        parameters = Parameters(
+            order=reader.take("order", int), values=arrays["values"], guidance=arrays["guidance"], **levels, **words
+        )
     except ParameterFileError:
         raise
     except DodeError as error:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode.matching import choose
-from dode.parameter_file import Entry
-from dode.sampling import make_sampler
+from dode.matching import Choice, choose
 
 from . import library
+from .guided import on_own_grid, run_entry
 from .host import feature, folder_paths, log
 from .model_info import model_info, prediction_of, stock_start
 from .text import summary
@@ -24,7 +23,7 @@ from .text import summary
 NAME = "dode"
 SETTING = "dode.ksampler"
 FALLBACK_SOLVER, FALLBACK_SCHEDULER, FALLBACK_SCHEDULER_FLOW = "dpmpp_2m", "karras", "simple"
-_START_RANGE = (0.5, 1.05)  # of a grid's first σ, in the model's largest
+_START_RANGE = (0.15, 1.05)  # of a grid's first σ, in the model's largest; a learned one starts lower
 
 
 def register() -> None:
@@ -63,20 +62,23 @@ def sample_dode(
     model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: bool | None = None
 ) -> Tensor:
     """The saved parameters that fit the model, guidance and σ; else the host's own DPM-Solver++(2M)."""
-    arguments = {"extra_args": extra_args, "callback": callback, "disable": disable}
-    entry = _find(model, sigmas) if len(sigmas) > 1 else None
+    choice = _find(model, sigmas) if len(sigmas) > 1 else Choice()
+    entry = choice.entry
     if entry is None:
+        arguments = {"extra_args": extra_args, "callback": callback, "disable": disable}
         return feature(f"comfy.k_diffusion.sampling:sample_{FALLBACK_SOLVER}")(model, x, sigmas, **arguments)
+    if choice.own_grid:
+        x, sigmas = on_own_grid(entry, model, x, sigmas)
     sigmas = stock_start(model.inner_model.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
-    return make_sampler(entry.parameters)(model, x, sigmas, **arguments)
+    return run_entry(entry, model, x, sigmas, extra_args, callback, disable)
 
 
-def _find(model: Any, sigmas: Tensor) -> Entry | None:
+def _find(model: Any, sigmas: Tensor) -> Choice:
     guider = getattr(model, "inner_model", None)
     patcher = getattr(guider, "model_patcher", None)
     if patcher is None:
         _say_once("the model comes from a node that does not say what it is", FALLBACK_SOLVER)
-        return None
+        return Choice()
     info, guidance = model_info(patcher), getattr(guider, "cfg", None)
     choice = choose(library.entries(), info, guidance, sigmas.tolist())
     if choice.entry is None:
@@ -84,16 +86,17 @@ def _find(model: Any, sigmas: Tensor) -> Entry | None:
         steps, scale = len(sigmas) - 1, "" if guidance is None else f" at guidance {guidance:g}"
         what = f"{info.name or info.family}, {steps} steps{scale}"
         _say_once(f"no saved parameters fit {what} ({known}). Make some with Distill Sampler", FALLBACK_SOLVER)
-        return None
-    _say_once(f"KSampler uses {choice.name} ({summary(choice.entry)})")
-    return choice.entry
+        return choice
+    _say_once(f"KSampler uses {choice.name} ({summary(choice.entry)})" + " on its own noise levels" * choice.own_grid)
+    return choice
 
 
 def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
     """The noise levels of saved parameters with this many steps, newest first; else a usual schedule.
 
     The host asks for σ before it says which model they are for. What it does give, the kind of prediction and the largest
-    σ, narrows the choice down; the sampler looks at the rest, and falls back if this chose wrong.
+    σ, narrows the choice down; the sampler looks at the rest. If the guidance scale is another one, it goes over to the
+    noise levels of the right entry of the same file; if all is wrong, it falls back.
     """
     prediction, largest = prediction_of(model_sampling), float(model_sampling.sigma_max)
     low, high = (part * largest for part in _START_RANGE)

@@ -1,25 +1,30 @@
 """Distill Sampler: fits a D-ODE sampler on the loaded model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from dode.errors import FitError
 from dode.methods import METHODS, get_method
-from dode.parameter_file import Entry
+from dode.parameter_file import Entry, ParameterFile
 
 from . import library
-from .fit import Settings, run_fit
+from .fit import PaperFit, StudentsFit, run_paper, run_students
 from .host import CATEGORY, Params, Prompts, feature, io, send_text
+from .inside import Task
 from .sampler import entry_sampler, entry_sigmas
 from .text import gain, summary
 
-# Fit modes: names that users see, and the arguments of dode.distill.distill that make them.
-MODES: dict[str, dict[str, Any]] = {
+# Fit modes, by the names that users see: those of dode.students, and for the others the arguments of dode.distill.distill.
+REFINED = ("balanced", "best")
+CLOSED_FORM: dict[str, dict[str, Any]] = {
     "paper": {"taps": 1},
     "multi-tap": {"taps": 3, "ridge": 1e-3},
 }
 _OWN_TEACHER = "as in the paper"
+_BEST_SOLVER, _USUAL_SOLVER = "best of several", "dpmpp_2m"
+_MOST_SCALES, _MOST_STEP_COUNTS = 16, 16
 _schedulers = feature("comfy.samplers:SCHEDULER_NAMES")
 
 
@@ -56,26 +61,34 @@ class DODEDistillSampler(io.ComfyNode):
                     round=0.01,
                     tooltip="Guidance scale, as in KSampler. Fit at the scale you will sample with.",
                 ),
-                io.Combo.Input("solver", options=solvers, default="dpmpp_2m", tooltip="The solver to improve."),
+                io.Combo.Input(
+                    "solver",
+                    options=[_BEST_SOLVER, *solvers],
+                    default=_BEST_SOLVER,
+                    tooltip=f"The solver to improve. In the modes paper and multi-tap, best of several means {_USUAL_SOLVER}.",
+                ),
                 io.Int.Input("steps", default=6, min=1, max=100, tooltip="How many steps the sampler will have."),
                 io.Combo.Input(
                     "scheduler",
                     options=[name for name in _schedulers if name != "dode"],
                     default="karras",
-                    tooltip="The noise schedule, as in KSampler. Not used where sigmas are connected.",
+                    tooltip="The noise schedule, as in KSampler. In the modes balanced and best it is one of several starts, "
+                    "and the noise levels are learned. Not used where sigmas are connected.",
                 ),
                 io.Combo.Input(
                     "teacher",
                     options=[_OWN_TEACHER, *solvers],
                     default=_OWN_TEACHER,
-                    tooltip="The solver that runs with many steps to show where the few should land.",
+                    tooltip="The solver that runs with many steps to show where the few should land. In the modes balanced and "
+                    "best, as in the paper means as many steps as the model needs.",
                 ),
                 io.Int.Input(
                     "teacher_substeps",
                     default=10,
                     min=2,
                     max=100,
-                    tooltip="Teacher steps for each step of the sampler. More is more exact and takes longer.",
+                    tooltip="Teacher steps for each step of the sampler; for each of ten steps, in the modes balanced and best "
+                    "if you choose a teacher. More is more exact and takes longer.",
                 ),
                 io.Int.Input(
                     "samples",
@@ -102,9 +115,10 @@ class DODEDistillSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
-                    default="paper",
-                    tooltip="paper: one number a step, as published. multi-tap: three numbers a step; wants more samples.",
+                    options=[*REFINED, *CLOSED_FORM],
+                    default=REFINED[0],
+                    tooltip="balanced: also learns the noise levels and the guidance of each step. best: learns still more and "
+                    "takes longer. paper: one number a step, as published, in seconds. multi-tap: three numbers a step.",
                 ),
                 io.String.Input(
                     "save_as",
@@ -113,9 +127,27 @@ class DODEDistillSampler(io.ComfyNode):
                     "Leave it empty to save nothing.",
                 ),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Your own noise levels, instead of steps and scheduler."),
+                io.String.Input(
+                    "also_steps",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="More numbers of steps to fit for, such as 4, 8, 12; all go into the same file. Modes balanced and "
+                    "best only.",
+                ),
+                io.String.Input(
+                    "also_cfg",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="More guidance scales to fit at, such as 3, 5; all go into the same file, and scales between them "
+                    "work too. Each takes as long as the first. Modes balanced and best only.",
+                ),
             ],
             outputs=[
-                Params.Output(display_name="parameters", tooltip="For D-ODE Sampler, Compare, Inspect and Save."),
+                Params.Output(
+                    display_name="parameters", tooltip="For D-ODE Sampler, Compare, Inspect and Save: those for steps and cfg."
+                ),
                 io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustom and SamplerCustomAdvanced."),
                 io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels that belong to the sampler."),
                 io.String.Output(display_name="report", tooltip="What was measured, and where the file is."),
@@ -143,29 +175,60 @@ class DODEDistillSampler(io.ComfyNode):
         save_as: str,
         negative: Any = None,
         sigmas: torch.Tensor | None = None,
+        also_steps: str = "",
+        also_cfg: str = "",
     ) -> Any:
         node_id = cls.hidden.unique_id
-        grid = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
-        settings = Settings(
-            method=solver,
-            mode=MODES[mode],
-            teacher=get_method(solver).teacher if teacher == _OWN_TEACHER else teacher,
-            substeps=teacher_substeps,
-            samples=samples,
-            micro_batch=micro_batch,
-            seed=seed,
-        )
+        counts = _list(also_steps, int, 1, 100, "also_steps", _MOST_STEP_COUNTS)
+        scales = _list(also_cfg, float, 0.0, 100.0, "also_cfg", _MOST_SCALES)
         positives = _as_prompts(positive)
         if negative is None:
-            if cfg != 1.0:
+            if any(scale != 1.0 for scale in (cfg, *scales)):
                 raise FitError(f"Guidance {cfg:g} needs a negative prompt. Connect one, or set cfg to 1.")
             negative = positives[0]  # never looked at: the host leaves it out at guidance 1
-        entry, seconds = run_fit(model, positives, negative, cfg, latent, grid, settings, node_id)
+        task = Task(model, positives, negative, cfg, latent, samples, micro_batch, seed)
+        if mode in REFINED:
+            if sigmas is not None and counts:
+                raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
+            if sigmas is not None and float(sigmas[-1]) != 0:
+                raise FitError("These sigmas do not end at 0, which this mode needs. Take mode paper for a part of a grid.")
+            steps = steps if sigmas is None else len(sigmas) - 1
+            settings = StudentsFit(
+                mode=mode,
+                steps=tuple(dict.fromkeys((steps, *counts))),
+                scales=tuple(dict.fromkeys((cfg, *scales))),
+                schedule=lambda n: _schedule(model, scheduler, n) if sigmas is None else sigmas.cpu(),
+                only=sigmas is not None,
+                solver=None if solver == _BEST_SOLVER else solver,
+                teacher=None if teacher == _OWN_TEACHER else teacher,
+                substeps=teacher_substeps,
+            )
+            entries, made, seconds = run_students(task, settings, node_id)
+        else:
+            if counts or scales:
+                raise FitError(f"Mode {mode} fits for one number of steps and one guidance. Empty also_steps and also_cfg.")
+            method = _USUAL_SOLVER if solver == _BEST_SOLVER else solver
+            own = get_method(method).teacher if teacher == _OWN_TEACHER else teacher
+            grid = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
+            entries, made, seconds = run_paper(task, grid, PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps), node_id)
         # Saved before anything else can go wrong: it took minutes to make.
-        saved = library.save(library.one(entry), save_as) if save_as.strip() else None
-        report = _report(entry, len(positives), seconds, str(saved) if saved else None)
+        saved = library.save(ParameterFile(tuple(entries)), save_as) if save_as.strip() else None
+        report = _report(entries, len(positives), made, seconds, str(saved) if saved else None)
         send_text(report, node_id)
+        entry = entries[0]
         return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), report, ui={"text": (report,)})
+
+
+def _list(text: str, kind: Callable[[str], Any], low: float, high: float, name: str, most: int) -> list[Any]:
+    """Numbers in a text, with commas or blanks between them."""
+    words = text.replace(",", " ").split()
+    try:
+        values = [kind(word) for word in words]
+    except ValueError:
+        values = [-1.0]
+    if not all(low <= value <= high for value in values) or len(values) > most:
+        raise FitError(f"{name} must be up to {most} numbers from {low:g} to {high:g}, such as 4, 8; got {text[:80]!r}.")
+    return values
 
 
 def _schedule(model: Any, scheduler: str, steps: int) -> torch.Tensor:
@@ -182,13 +245,11 @@ def _as_prompts(positive: Any) -> list[Any]:
     return prompts
 
 
-def _report(entry: Entry, prompts: int, seconds: float, path: str | None) -> str:
-    evaluations = sum(entry.report.model_evaluations.values()) if entry.report else 0
+def _report(entries: list[Entry], prompts: int, evaluations: int, seconds: float, path: str | None) -> str:
     where = f"Saved as {path}" if path else "Not saved: no name was given."
     return "\n".join(
         [
-            summary(entry),
-            gain(entry),
+            *(line for entry in entries for line in (summary(entry), gain(entry))),
             f"{prompts} prompt{'s' * (prompts > 1)}, {evaluations} model evaluations in {seconds:.0f} s.",
             where,
         ]

@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from dode.errors import DodeError, ParameterError
-from dode.matching import compare
+from dode.matching import compare, interpolate
 from dode.parameter_file import Entry
 
 from . import library
@@ -36,6 +36,17 @@ class DODELoad(io.ComfyNode):
                 io.Model.Input(
                     "model", optional=True, tooltip="The model to use it with. Connected, it is checked that both fit."
                 ),
+                io.Float.Input(
+                    "cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    optional=True,
+                    tooltip="Guidance scale that you sample with, for a file that was fitted at several: between two of them "
+                    "the sampler is interpolated. 0 takes the first that fits.",
+                ),
             ],
             outputs=[
                 Params.Output(display_name="parameters", tooltip="For D-ODE Sampler, Compare, Inspect and Save."),
@@ -60,14 +71,16 @@ class DODELoad(io.ComfyNode):
         return hashlib.sha256(library.path_of(file).read_bytes()).hexdigest()
 
     @classmethod
-    def execute(cls, file: str, steps: int, model: Any = None) -> Any:
-        entry = choose(library.load(file).entries, steps, model, file)
+    def execute(cls, file: str, steps: int, model: Any = None, cfg: float = 0.0) -> Any:
+        entry = choose(library.load(file).entries, steps, model, file, cfg or None)
         send_text(summary(entry), cls.hidden.unique_id)
         return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), details(entry))
 
 
-def choose(entries: tuple[Entry, ...], steps: int, model: Any, file: str) -> Entry:
-    """The first entry with this many steps (0: any) that fits the model, if there is one to fit.
+def choose(entries: tuple[Entry, ...], steps: int, model: Any, file: str, guidance: float | None = None) -> Entry:
+    """The first entry with this many steps (0: as many as the first has) that fits the model, if there is one to fit.
+
+    With a guidance scale it is the one for that scale.
 
     Raises:
         ParameterError: none does; the message says what the file is for.
@@ -76,15 +89,17 @@ def choose(entries: tuple[Entry, ...], steps: int, model: Any, file: str) -> Ent
     if not there:
         lengths = sorted({len(entry.parameters.sigmas) - 1 for entry in entries})
         raise ParameterError(f"{file} holds no sampler of {steps} steps. It has: {', '.join(map(str, lengths))}.")
-    if model is None:
-        return there[0]
-    matches = [compare(entry, model_info(model)) for entry in there]
-    for entry, match in zip(there, matches, strict=True):
-        if match:
-            for difference in match.soft:
-                log.warning("D-ODE: %s: %s. The parameters may fit less well.", file, difference)
-            return entry
-    raise ParameterError(f"{file} is for another kind of model: {'; '.join(matches[0].hard)}.")
+    if model is not None:
+        matches = [compare(entry, model_info(model)) for entry in there]
+        there = [entry for entry, match in zip(there, matches, strict=True) if match]
+        if not there:
+            raise ParameterError(f"{file} is for another kind of model: {'; '.join(matches[0].hard)}.")
+    first = len(there[0].parameters.sigmas)
+    entry = interpolate([entry for entry in there if len(entry.parameters.sigmas) == first], guidance)
+    if model is not None:
+        for difference in compare(entry, model_info(model)).soft:
+            log.warning("D-ODE: %s: %s. The parameters may fit less well.", file, difference)
+    return entry
 
 
 class DODESave(io.ComfyNode):

@@ -1,184 +1,209 @@
-"""Runs the fit inside the host: its guider, its memory management, its model patches."""
+"""The fits, inside the host: the paper's of one grid, and the refinement that brings its own noise levels."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from dode.distill import Distillation, distill, planned_evaluations
-from dode.errors import FitError
+from dode.errors import DodeError
 from dode.methods import build_tableau
 from dode.parameter_file import Entry
+from dode.schedules import schedule
+from dode.students import MODES, SOLVERS, distill_students, usual_grids
+from dode.tableau import check_sigmas
 from dode.teacher import Teacher
 
-from .guider import Conditioning, PromptsGuider
-from .host import feature
-from .model_info import coordinate_of, model_info, stock_start, with_channels_of
+from .inside import Inside, Task, holds, run_inside, with_level
+from .model_info import coordinate_of, model_info, stock_start
 from .progress import Progress
 
-KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
-# Wrappers of these keys answer some model calls from earlier ones. A teacher made of such answers teaches nothing.
-_STEP_CACHES = ("easycache", "lazycache", "teacache", "fbcache", "wavespeed", "magcache", "taylorseer")
+_DENSE = 60  # steps of the grid in which patches find the teacher's σ
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the user chose. ``mode`` is the arguments of ``distill`` that make the fit mode."""
+class PaperFit:
+    """Settings of the paper's fit. ``options`` are the arguments of ``distill`` that make the fit mode."""
 
     method: str
-    mode: dict[str, Any]
+    options: dict[str, Any]
     teacher: str
     substeps: int
-    samples: int
-    micro_batch: int
-    seed: int
 
 
-def run_fit(
-    model: Any,
-    positives: Sequence[Conditioning],
-    negative: Conditioning,
-    cfg: float,
-    latent: dict[str, Any],
-    sigmas: Tensor,
-    settings: Settings,
-    node_id: str | None = None,
-) -> tuple[Entry, float]:
-    """Distill on a loaded model.
+def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, node_id: str | None = None) -> tuple[list[Entry], int, float]:
+    """Distill one solver on one grid.
 
-    The samples are shared out evenly over the prompts. Returns the entry, and the seconds it took.
+    Returns the entry, how many evaluations of the model it took and how many seconds.
 
     Raises:
         FitError: settings that cannot work. The host's own exceptions pass through, interruption among them.
     """
-    _refuse_step_caches(model)
-    if settings.samples < max(2, len(positives)):
-        raise FitError(f"{len(positives)} prompts need at least {max(2, len(positives))} samples, got {settings.samples}.")
+    task.check()
     started = time.monotonic()
-    info = model_info(model)
+    info = model_info(task.model)
     coordinate = coordinate_of(info.prediction)
     teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate)
-    grid = stock_start(model, settings.method, None, sigmas).tolist()
-    arguments = {
-        "method": settings.method,
-        "coordinate": coordinate,
-        "teacher": teacher,
-        "micro_batch": settings.micro_batch,
-        "seed": settings.seed,
-        **settings.mode,
-    }
-    progress = Progress(model, node_id, planned_evaluations(grid, samples=settings.samples, **_plan(arguments)))
-    noise, empty = _noise(model, latent, settings.samples, settings.seed)
-    # In blocks of one prompt, so that a micro-batch seldom holds two.
-    prompt_of = torch.arange(settings.samples) * len(positives) // settings.samples
+    grid = stock_start(task.model, settings.method, None, sigmas).tolist()
+    plan: dict[str, Any] = {"method": settings.method, "coordinate": coordinate, "teacher": teacher}
+    progress = Progress(task.model, node_id, planned_evaluations(grid, samples=task.samples, **plan))
+    visited = list(build_tableau(settings.method, grid, None, coordinate).levels)
+    teachers = [list(each.tableau(visited).levels) for each in (teacher, teacher.halved())]
     found: list[Distillation] = []
 
-    def fit(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
-        guider = model_k.inner_model
-        ending = KSAMPLER(fit).max_denoise(guider, sigmas)
-        start = guider.inner_model.model_sampling.noise_scaling(sigmas[0].cpu(), noise, empty, ending)
-        levels = _sigma_lists(arguments, grid, teacher)
-        denoiser = _denoiser(model_k, guider, extra_args, prompt_of, levels, progress)
+    def sigma_list(sigma: float) -> Sequence[float] | None:
+        if progress.stage != "teacher" and holds(visited, sigma):
+            return None
+        return teachers[0] if holds(teachers[0], sigma) else teachers[1]
+
+    def body(inside: Inside) -> None:
         result = distill(
-            denoiser,
-            start,
+            inside.denoiser,
+            inside.start(inside.noise, float(sigmas[0])),
             grid,
-            **arguments,
+            **plan,
+            **settings.options,
+            micro_batch=task.micro_batch,
+            seed=task.seed,
             extra_args=lambda samples: {"samples": samples},
-            device=x.device,
+            device=inside.device,
             progress=progress,
         )
-        progress.finish()
         found.append(result)
-        return x
 
-    guider = PromptsGuider(model)
-    guider.set_prompts(positives, negative)
-    guider.set_cfg(cfg)
-    # The host reckons memory, and prepares conditionings, for the batch it is given: one micro-batch.
-    part = slice(0, min(settings.micro_batch, settings.samples))
-    guider.sample(noise[part], empty[part], KSAMPLER(fit), sigmas, disable_pbar=True, seed=settings.seed)
-    result = found[0]
-    return Entry(result.parameters, info, float(cfg), result.report), time.monotonic() - started
+    run_inside(task, sigmas, False, sigma_list, progress, body)
+    progress.finish()
+    entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report)
+    return [entry], progress.before, time.monotonic() - started
 
 
-def _plan(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: arguments[name] for name in ("method", "order", "coordinate", "teacher") if name in arguments}
+@dataclass(frozen=True)
+class StudentsFit:
+    """Settings of the refinement.
 
-
-def _denoiser(
-    model_k: Any,
-    guider: PromptsGuider,
-    extra_args: dict[str, Any],
-    prompt_of: Tensor,
-    levels: list[list[float]],
-    progress: Progress,
-) -> Callable[..., Tensor]:
-    """The host's model as a denoiser that takes the numbers of its samples.
-
-    A micro-batch is split by prompt, since the host guides a batch by one prompt. Patches find out where in the trajectory
-    they are by looking σ up in ``sample_sigmas``; the host filled in the student's grid, where the teacher's σ are not.
+    Attributes:
+        mode: one of ``dode.students.MODES``.
+        steps: numbers of steps to fit for.
+        scales: guidance scales to fit at.
+        schedule: from a number of steps to the host's σ, one of the starts, or the only one.
+        only: no other noise levels to start from.
+        solver, teacher: names; None is the best of several, and the usual teacher.
+        substeps: of a teacher that is named.
     """
-    options = extra_args["model_options"]
 
-    def args_on(sigmas: list[float]) -> dict[str, Any]:
-        inside = {**options.get("transformer_options", {}), "sample_sigmas": torch.tensor(sigmas, dtype=torch.float32)}
-        return {**extra_args, "model_options": {**options, "transformer_options": inside}}
-
-    visited, *teachers = levels
-    on_teachers = [args_on(sigmas) for sigmas in teachers]
-
-    def args_at(sigma: float) -> dict[str, Any]:
-        if progress.stage != "teacher" and _holds(visited, sigma):
-            return extra_args
-        return on_teachers[0] if _holds(teachers[0], sigma) else on_teachers[1]
-
-    def denoise(x: Tensor, sigma: Tensor, samples: Tensor) -> Tensor:
-        arguments, prompts = args_at(float(sigma[0])), prompt_of[samples]
-        parts = torch.empty_like(x)
-        for number in prompts.unique().tolist():
-            where = (prompts == number).nonzero()[:, 0].to(x.device)
-            guider.use(number)
-            parts[where] = model_k(x[where], sigma[where], **arguments).to(parts)
-        progress.show(parts)
-        return parts
-
-    return denoise
+    mode: str
+    steps: Sequence[int]
+    scales: Sequence[float]
+    schedule: Callable[[int], Tensor]
+    only: bool = False
+    solver: str | None = None
+    teacher: str | None = None
+    substeps: int = 6
 
 
-def _sigma_lists(arguments: dict[str, Any], grid: list[float], teacher: Teacher) -> list[list[float]]:
-    """The noise levels that the student visits, the teacher, and the teacher with half the substeps."""
-    student = build_tableau(arguments["method"], grid, arguments.get("order"), arguments["coordinate"])
-    visited = list(student.levels)
-    return [visited, *(list(each.tableau(visited).levels) for each in (teacher, teacher.halved()))]
+def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) -> tuple[list[Entry], int, float]:
+    """Refine a sampler for each guidance scale and number of steps.
+
+    Scales after the first start from the solvers that were best at the first, so that what lies between can be interpolated.
+
+    Returns the entries, of the first scale first, and the cost. Raises as ``run_paper``.
+    """
+    task.check()
+    started = time.monotonic()
+    info = model_info(task.model)
+    sampling = task.model.get_model_object("model_sampling")
+    coordinate = coordinate_of(info.prediction)
+    flow = coordinate == "flow"
+    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+    if flow and high == 1:
+        high = float(sampling.percent_to_sigma(1e-4))  # where the host's own samplers start, off σ = 1
+    teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate) if settings.teacher else None
+
+    def grids(steps: int) -> list[Any]:
+        given = _usable(settings.schedule(steps), steps, high if flow else None)
+        usual = [] if settings.only else usual_grids(steps, low, high, flow)
+        return [*given, *(grid for grid in usual if not any(np.allclose(grid, g, rtol=1e-4) for g in given))]
+
+    dense = schedule("linear" if flow else "karras", _DENSE, low, high).tolist()
+    plain = settings.schedule(settings.steps[0])
+    evaluations = {steps: _evaluations(settings.solver, steps) for steps in settings.steps}
+    entries: list[Entry] = []
+    best: dict[int, str] = {}
+    progress = Progress(task.model, node_id, _planned(task.samples, settings.mode, settings.steps), len(settings.scales))
+
+    def sigma_list(sigma: float) -> Sequence[float]:
+        return with_level(dense if progress.stage in ("teacher", "check") else plain.tolist(), sigma)
+
+    for scale in settings.scales:
+        fits: list[tuple[tuple[str, ...], list[int]]]
+        if best:
+            fits = [((name,), [n for n in settings.steps if best[n] == name]) for name in dict.fromkeys(best.values())]
+        else:
+            fits = [((settings.solver,) if settings.solver else SOLVERS, list(settings.steps))]
+        results: dict[int, Distillation] = {}
+
+        def body(inside: Inside, fits: Any = fits, results: dict[int, Distillation] = results) -> None:
+            for solvers, steps in fits:
+                progress.carry()
+                found = distill_students(
+                    inside.denoiser,
+                    inside.noise,
+                    evaluations=[evaluations[n] for n in steps],
+                    sigma_range=(low, high),
+                    coordinate=coordinate,
+                    mode=settings.mode,
+                    solvers=solvers,
+                    grids=grids,
+                    teacher=teacher,
+                    start=inside.start,
+                    micro_batch=task.micro_batch,
+                    extra_args=lambda samples: {"samples": samples},
+                    device=inside.device,
+                    seed=task.seed,
+                    progress=progress,
+                )
+                results.update(zip(steps, found, strict=True))
+
+        run_inside(replace(task, cfg=scale), plain, True, sigma_list, progress, body)
+        progress.finish()
+        for steps in settings.steps:
+            best.setdefault(steps, results[steps].parameters.method)
+            entries.append(Entry(results[steps].parameters, info, float(scale), results[steps].report))
+    return entries, progress.before, time.monotonic() - started
 
 
-def _holds(levels: list[float], sigma: float) -> bool:
-    return any(abs(level - sigma) <= 1e-6 * sigma for level in levels)
+def _usable(sigmas: Tensor, steps: int, flow_start: float | None) -> list[Any]:
+    """The host's schedule if it is one for this many steps: some give fewer, or repeat a level."""
+    levels = sigmas.tolist()
+    if flow_start is not None and levels[0] >= 1:
+        levels[0] = flow_start
+    try:
+        grid = check_sigmas(levels)
+    except DodeError:
+        return []
+    return [grid] if len(grid) == steps + 1 and grid[-1] == 0 else []
 
 
-def _noise(model: Any, latent: dict[str, Any], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise for ``count`` samples shaped like the latent, and the empty latent to go with it."""
-    sample = feature("comfy.sample")
-    samples = latent["samples"]
-    if getattr(samples, "is_nested", False):
-        raise FitError("This latent holds picture and sound together, which Distill Sampler cannot do yet.")
-    one = with_channels_of(model, latent, torch.zeros_like(samples[:1]))
-    empty = torch.zeros(count, *one.shape[1:])
-    return sample.prepare_noise(empty, seed), empty
+def _evaluations(solver: str | None, steps: int) -> int:
+    """What this many steps cost: the solvers to choose among take one evaluation a step."""
+    if solver is None:
+        return steps
+    return build_tableau(solver, [float(steps - i) for i in range(steps + 1)]).evaluations
 
 
-def _refuse_step_caches(model: Any) -> None:
-    inside = model.model_options.get("transformer_options", {})
-    keys = {str(key).lower() for key in inside}
-    for wrappers in (getattr(model, "wrappers", {}), inside.get("wrappers", {})):
-        keys |= {str(key).lower() for kind in wrappers.values() for key in kind}
-    for name in _STEP_CACHES:
-        if any(name in key for key in keys):
-            raise FitError(
-                f"The model has a step cache ({name}), which answers part of the model calls from earlier ones, so that the "
-                "teacher would be wrong. Connect the model before the cache; sampling with both is fine."
-            )
+def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
+    """Roughly how many evaluations there will be, by stage: for the progress bar."""
+    freedom = MODES[mode]
+    refined = 0
+    for n in steps:
+        numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
+        refined += round(freedom.starts * (freedom.iterations / 2 + 1) * (n + numbers * n / 2))
+    return {
+        "teacher": _DENSE * samples,
+        "check": _DENSE * samples // 8,
+        "search": 16 * 24 * sum(steps),
+        "refine": refined * samples,
+    }

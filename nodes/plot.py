@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dode.parameter_file import Entry
+from dode.tableau import Array
 
 _INK, _FAINT, _PAPER = (230, 230, 230), (90, 90, 96), (30, 30, 34)
 _COLOURS = ((86, 156, 214), (220, 150, 80), (120, 190, 120), (190, 120, 190))
@@ -28,8 +29,10 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 def plot(entry: Entry) -> Tensor:
-    """λ for each row, and the error after each step where the file has it."""
-    panels = [_bars(entry)]
+    """λ and γ for each row, and the error after each step or at the end, where the file has them."""
+    panels = [_bars(entry.parameters.values, "learned correction of each update")]
+    if entry.parameters.guidance is not None:
+        panels.append(_bars(entry.parameters.guidance, "learned change of guidance of each update"))
     if entry.report is not None and max(entry.report.step_errors_base, default=0) > 0:
         panels.append(_errors(entry))
     sheet = Image.new("RGB", (_WIDTH * len(panels), _HEIGHT), _PAPER)
@@ -59,12 +62,11 @@ def _x(number: float, count: int) -> float:
     return _MARGIN + (number + 0.5) * (_WIDTH - _MARGIN - 16) / count
 
 
-def _bars(entry: Entry) -> Image.Image:
-    values = entry.parameters.values
+def _bars(values: Array, title: str) -> Image.Image:
     rows, taps = values.shape
     largest = max(float(np.abs(values).max()), 1e-9)
     ticks = [(0.0, f"{-largest:.2g}"), (0.5, "0"), (1.0, f"{largest:.2g}")]
-    panel, draw = _panel("learned correction of each update", ticks, "update")
+    panel, draw = _panel(title, ticks, "update")
     width = 0.7 * (_WIDTH - _MARGIN - 16) / rows / taps
     for row in range(rows):
         left = _x(row, rows) - width * taps / 2
@@ -84,8 +86,9 @@ def _errors(entry: Entry) -> Image.Image:
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     high = max(high, low + 1)
     decades = range(low, high + 1)
-    panel, draw = _panel("error after each step (log scale)", [((d - low) / (high - low), f"1e{d}") for d in decades], "step")
-    count = len(report.step_errors_base)
+    count, last = len(report.step_errors_base), len(entry.parameters.sigmas) - 1
+    title = "error after each step (log scale)" if count > 1 else "error at the end (log scale)"
+    panel, draw = _panel(title, [((d - low) / (high - low), f"1e{d}") for d in decades], "step")
     for number, (name, curve) in enumerate(curves):
         points = [(_x(i, count), _y((math.log10(v) - low) / (high - low))) for i, v in enumerate(curve) if v > 0]
         draw.line(points, _COLOURS[1 - number], width=2)
@@ -93,7 +96,7 @@ def _errors(entry: Entry) -> Image.Image:
             draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=_COLOURS[1 - number])
         draw.text((_WIDTH - 20, 8 + 16 * number), name, _COLOURS[1 - number], _font(12), anchor="ra")
     for i in range(count):
-        draw.text((_x(i, count), _HEIGHT - _MARGIN + 12), str(i + 1), _INK, _font(11), anchor="mm")
+        draw.text((_x(i, count), _HEIGHT - _MARGIN + 12), str(last - count + i + 1), _INK, _font(11), anchor="mm")
     return panel
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from dode.errors import ParameterError
 from dode.matching import compare
 from dode.parameter_file import Entry
-from dode.sampling import make_sampler
 
+from .guided import run_entry
 from .host import CATEGORY, Params, feature, io, log
 from .model_info import model_info, stock_start
 from .text import summary
@@ -22,7 +22,6 @@ def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
 
     When run: ParameterError if the parameters are for another kind of model, or for a grid that σ is no part of.
     """
-    run = make_sampler(entry.parameters, strength=strength)
     told: set[str] = set()
 
     def sample_dode(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None):
@@ -38,7 +37,7 @@ def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
                 told.add(difference)
                 log.warning("D-ODE: %s: %s. The parameters may fit less well.", summary(entry), difference)
         sigmas = stock_start(guider.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
-        return run(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
+        return run_entry(entry, model, x, sigmas, extra_args, callback, disable, strength)
 
     return KSAMPLER(sample_dode)
 

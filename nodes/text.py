@@ -41,6 +41,11 @@ def details(entry: Entry) -> str:
             lines.append(f"The guard kept {100 * report.strength:.0f} % of the correction.")
         lines.append("Model evaluations: " + ", ".join(f"{k} {v}" for k, v in report.model_evaluations.items()))
     lines.append("σ: " + "  ".join(f"{s:.4g}" for s in parameters.sigmas))
+    if parameters.model_sigmas is not None:
+        lines.append("σ that the model is told: " + "  ".join(f"{s:.4g}" for s in parameters.model_sigmas))
     lines.append(f"λ ({parameters.directions} differences):")
     lines += ["  " + "  ".join(f"{v:+.4f}" for v in row) for row in parameters.values]
+    if parameters.guidance is not None:
+        lines.append("γ (change of the guidance scale):")
+        lines += ["  " + "  ".join(f"{v:+.4f}" for v in row) for row in parameters.guidance]
     return "\n".join(lines)

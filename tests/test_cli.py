@@ -45,6 +45,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "distill",
         str(path),
         *OPTIONS,
+        "--mode",
+        "paper",
         "--evaluations",
         "4,6",
         "--samples",
@@ -70,7 +72,18 @@ def test_distill_writes_an_entry_for_each_number_of_evaluations(file: Path) -> N
 
 def test_flow_models_and_other_solvers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "flow.safetensors"
-    arguments = ["distill", str(path), "--model", "tests.test_cli:exact_flow", "--shape", "4", "--schedule", "linear"]
+    arguments = [
+        "distill",
+        str(path),
+        "--model",
+        "tests.test_cli:exact_flow",
+        "--shape",
+        "4",
+        "--schedule",
+        "linear",
+        "--mode",
+        "paper",
+    ]
     assert main([*arguments, "--method", "ipndm", "--order", "2", "--samples", "24"]) == 0
     entry = load_parameters(path).entries[0]
     assert (entry.parameters.method, entry.parameters.order, entry.parameters.coordinate) == ("ipndm", 2, "flow")
@@ -144,11 +157,13 @@ BAD = [
     (["info", "missing.safetensors"], "could not be read"),
     (["info", "{file}/x"], "could not be read"),
     (["distill", "{new}", "--method", "eulre"], "Unknown solver 'eulre'"),
-    (["distill", "{new}", "--order", "3"], "no order 3"),
+    (["distill", "{new}", "--mode", "paper", "--order", "3"], "no order 3"),
     (["distill", "{new}.pt"], "end in .safetensors"),
     (["distill", "{file}"], "exists already"),
     (["distill", "{new}", "--samples", "1"], "at least 2"),
-    (["distill", "{new}", "--substeps", "0", "--samples", "4"], "substeps"),
+    (["distill", "{new}", "--mode", "paper", "--substeps", "0", "--samples", "4"], "substeps"),
+    (["distill", "{new}", "--order", "1"], "belong to --mode paper"),
+    (["distill", "{new}", "--substeps", "4"], "needs --teacher"),
     (["distill", "{new}", "--held-out", "2", "--samples", "4"], "held_out"),
     (["distill", "{new}", "--teacher", "dpm"], "Unknown solver 'dpm'"),
     (["distill", "{new}", "--sigma-min", "9", "--sigma-max", "1"], "sigma_min < sigma_max"),
@@ -209,3 +224,33 @@ def test_every_option_has_help() -> None:
         assert command.description, command.prog
         for action in command._actions:
             assert action.help or action.metavar == "FILE", f"{command.prog} {action.dest}"
+
+
+def test_the_usual_mode_brings_its_own_noise_levels_and_scales_between_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "refined.safetensors"
+    fit = ["--evaluations", "3", "--guidance", "2,4", "--samples", "12", "--method", "dpmpp_2m", "--teacher", "dpmpp_3m"]
+    assert main(["distill", str(path), *fit, "--substeps", "2"]) == 0
+    two, four = load_parameters(path).entries
+    assert (two.guidance, four.guidance) == (2, 4)
+    assert two.parameters.guidance is not None
+    assert two.report is not None
+    assert two.report.error_distilled < two.report.error_base
+    assert two.parameters.sigmas != four.parameters.sigmas
+    drawn = []
+    for scale in ("2", "3", "4"):
+        out = tmp_path / f"{scale}.safetensors"
+        arguments = ["sample", str(out), "--parameters", str(path), "--evaluations", "3", "--count", "2"]
+        assert main([*arguments, "--guidance", scale]) == 0
+        drawn.append(load_file(out)["latents"])
+    assert all(torch.isfinite(x).all() for x in drawn)
+    assert (drawn[1] - drawn[0]).abs().max() > 1e-3
+    capsys.readouterr()
+    assert main([*arguments, "--guidance", "5", "--overwrite"]) == 2
+    assert "guidance 2 to 4, this is 5" in capsys.readouterr().err
+    assert main(["info", str(path)]) == 0
+    assert "gamma 2" in capsys.readouterr().out
+    assert main(["info", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["entries"][0]["parameters"]["guidance"] == two.parameters.guidance.tolist()
+    assert main(["plot", str(path), "--output", str(tmp_path / "plot.png")]) == 0

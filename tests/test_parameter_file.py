@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dode.errors import FileExistsAlready, FormatError, ParameterFileError, Vers
 from dode.parameter_file import from_bytes, to_bytes
 
 SIGMAS = tuple(schedule("karras", 3, 0.1, 10.0))
+TOLD = tuple(0.9 * sigma for sigma in SIGMAS[:-1])
 
 
 def entry(values: Any = ((0.0,), (0.5,), (-0.25,))) -> Entry:
@@ -181,6 +183,14 @@ BROKEN: list[tuple[bytes, str]] = [
     (rebuilt(tensors={"0.values": np.ones((3, 1))}), "Row 0"),
     (rebuilt(tensors={"0.values": np.zeros((9, 1))}), "shape"),
     (rebuilt(tensors={"0.values": np.zeros((3, 40))}), "shape"),
+    (rebuilt(tensors={"0.guidance": np.full((3, 1), NAN)}), "'0.guidance' must be finite"),
+    (rebuilt(tensors={"0.guidance": np.full((3, 1), -1e9)}), "'0.guidance' must be finite"),
+    (rebuilt(tensors={"0.guidance": np.zeros(3)}), "'0.guidance' must be float64 with 2"),
+    (rebuilt(tensors={"0.guidance": np.zeros((2, 1))}), "guidance must have shape"),
+    (rebuilt(tensors={"0.model_sigmas": np.full(3, NAN)}), "'0.model_sigmas' must be finite"),
+    (rebuilt(tensors={"0.model_sigmas": np.zeros(3, dtype=np.float32)}), "float64 with 1"),
+    (rebuilt(tensors={"0.model_sigmas": np.full(3, 1e5)}), "within a factor of 4"),
+    (rebuilt(tensors={"0.model_sigmas": np.ones(9)}), "model_sigmas must be 3 levels"),
     (rebuilt(tensors={"1.values": np.zeros((3, 1))}), "'1.values' is not known"),
     (rebuilt()[:-4], "not a valid safetensors file"),
     (rebuilt() + b"0000", "not a valid safetensors file"),
@@ -199,4 +209,34 @@ def test_broken_files_are_refused_by_name(data: bytes, says: str, tmp_path: Path
 
 def test_a_newer_version_says_to_update() -> None:
     with pytest.raises(VersionError, match="Update D-ODE"):
-        from_bytes(rebuilt(format_version="2"))
+        from_bytes(rebuilt(format_version="3"))
+
+
+def refined() -> Entry:
+    """An entry with a guidance channel and its own noise levels for the model, of which only the end was measured."""
+    plain = entry()
+    assert plain.report is not None
+    channel = np.array([[0.1, 0.0], [0.2, -0.1], [0.0, 0.3]])
+    parameters = replace(plain.parameters, guidance=channel, model_sigmas=TOLD)
+    report = replace(plain.report, step_errors_base=(0.2,), step_errors_distilled=(0.1,))
+    return replace(plain, parameters=parameters, report=report)
+
+
+def test_the_guidance_channel_and_the_told_levels_are_kept(tmp_path: Path) -> None:
+    wanted = refined()
+    content = ParameterFile((entry(), wanted))
+    plain, found = load_parameters(save_parameters(tmp_path / "a.safetensors", content)).entries
+    assert (plain.parameters.guidance, plain.parameters.model_sigmas) == (None, None)
+    assert found.report == wanted.report
+    assert found.parameters.model_sigmas == wanted.parameters.model_sigmas
+    assert found.parameters.guidance is not None
+    np.testing.assert_array_equal(found.parameters.guidance, wanted.parameters.guidance)
+    assert found.parameters.tableau() == wanted.parameters.tableau()
+
+
+def test_version_one_is_read_and_knows_no_guidance_channel() -> None:
+    assert from_bytes(rebuilt(format_version="1")).entries[0].report == entry().report
+    for name, tensor in (("guidance", np.zeros((3, 1))), ("model_sigmas", np.array(TOLD))):
+        assert getattr(from_bytes(rebuilt(tensors={f"0.{name}": tensor})).entries[0].parameters, name) is not None
+        with pytest.raises(FormatError, match=f"'0.{name}' is not known"):
+            from_bytes(rebuilt(tensors={f"0.{name}": tensor}, format_version="1"))

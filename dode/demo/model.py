@@ -12,6 +12,7 @@ from torch import Tensor
 from dode.demo.network import UNet
 from dode.demo.pictures import CLASSES
 from dode.errors import ModelError
+from dode.sampling import Guided
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 SIGMA_DATA = 0.5
@@ -20,9 +21,9 @@ SIGMA_DATA = 0.5
 class EmbeddedModel:
     """A class-conditional denoiser of 32×32 colour pictures, with EDM's preconditioning (Karras et al. 2022, table 1).
 
-    Called as ``model(x, sigma, context=None, guidance=1.0)``: x (B, 3, H, W), sigma (B,), context (B, 1, 8) from
+    Called as ``model(x, sigma, context=None, guidance=1.0, both=False)``: x (B, 3, H, W), sigma (B,), context (B, 1, 8) from
     ``context_of``; without context, or with zeros, it is the null class. Guidance other than 1 mixes both (Ho and Salimans
-    2022) and costs two evaluations of the network.
+    2022) and costs two evaluations of the network; ``both`` returns ``Guided`` then, with the difference of the two.
 
     Attributes:
         name, shape, channels, sigma_min, sigma_max, family, prediction: what the command line and parameter files need to know.
@@ -35,12 +36,16 @@ class EmbeddedModel:
     def __init__(self, network: UNet):
         self.network = network
 
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor | None = None, guidance: float = 1.0) -> Tensor:
-        conditional = self._denoise(x, sigma, context)
-        if guidance == 1:
-            return conditional
-        null = self._denoise(x, sigma, None)
-        return null + guidance * (conditional - null)
+    def __call__(
+        self, x: Tensor, sigma: Tensor, context: Tensor | None = None, guidance: float = 1.0, both: bool = False
+    ) -> Tensor | Guided:
+        if guidance == 1 or context is None:
+            return self._denoise(x, sigma, context)
+        contexts = torch.cat([context, torch.zeros_like(context)])
+        conditional, null = self._denoise(torch.cat([x, x]), torch.cat([sigma, sigma]), contexts).chunk(2)
+        direction = conditional - null
+        denoised = null + guidance * direction
+        return Guided(denoised, direction) if both else denoised
 
     def _denoise(self, x: Tensor, sigma: Tensor, context: Tensor | None) -> Tensor:
         s = sigma.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
@@ -48,9 +53,10 @@ class EmbeddedModel:
         raw = self.network(x / scale, sigma.to(x.dtype).log() / 4, context)
         return x * (SIGMA_DATA / scale) ** 2 + raw * (s * SIGMA_DATA / scale)
 
-    def extra_args(self, guidance: float = 1.0, first: int = 0) -> Callable[[Tensor], dict[str, Any]]:
+    def extra_args(self, guidance: float = 1.0, first: int = 0, both: bool = False) -> Callable[[Tensor], dict[str, Any]]:
         """For the fit: arguments by sample index. Sample i has class (first + i) modulo the number of classes."""
-        return lambda samples: {"context": context_of((samples + first) % len(CLASSES)), "guidance": guidance}
+        given = {"guidance": guidance, "both": both}
+        return lambda samples: {"context": context_of((samples + first) % len(CLASSES)), **given}
 
 
 def context_of(labels: Tensor) -> Tensor:

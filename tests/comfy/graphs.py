@@ -43,9 +43,9 @@ def sampler_custom(graph: Graph, on: dict[str, Any], sampler: Any, sigmas: Any, 
     return graph.add("SamplerCustom", **{**inputs, **changes})
 
 
-def sampler_custom_advanced(graph: Graph, on: dict[str, Any], sampler: Any, sigmas: Any) -> str:
+def sampler_custom_advanced(graph: Graph, on: dict[str, Any], sampler: Any, sigmas: Any, cfg: float = CFG) -> str:
     noise = graph.add("RandomNoise", noise_seed=5)
-    guider = graph.add("CFGGuider", model=on["model"], positive=on["positive"], negative=on["negative"], cfg=CFG)
+    guider = graph.add("CFGGuider", model=on["model"], positive=on["positive"], negative=on["negative"], cfg=cfg)
     return graph.add(
         "SamplerCustomAdvanced",
         noise=link(noise),

@@ -53,6 +53,8 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
             kind, options = (*info["input"][group][name], {})[:2]
             if (not isinstance(kind, list) and kind not in _WIDGET_TYPES) or options.get("forceInput"):
                 continue
+            if not values and group == "optional":  # saved before there was such a widget: the page shows its default
+                continue
             found[name] = values.pop(0)
             after = options.get("control_after_generate", name in ("seed", "noise_seed"))
             if kind == "INT" and after:

@@ -1,0 +1,165 @@
+"""Work inside the host's sampling call: its guider, its memory management, its model patches."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode.errors import FitError
+from dode.sampling import Guided
+
+from .guided import start_at, told, with_guidance
+from .guider import Conditioning, PromptsGuider
+from .host import feature
+from .model_info import with_channels_of
+from .progress import Progress
+
+KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
+# Wrappers of these keys answer some model calls from earlier ones. A teacher made of such answers teaches nothing.
+_STEP_CACHES = ("easycache", "lazycache", "teacache", "fbcache", "wavespeed", "magcache", "taylorseer")
+# From a noise level to the list of levels it is one of, or None: the list that the host has filled in.
+SigmaList = Callable[[float], Sequence[float] | None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to fit on: the samples are shared out evenly over the prompts.
+
+    Attributes:
+        model: the host's model patcher.
+        positives, negative: conditionings.
+        cfg: guidance scale.
+        latent: an empty latent of the shape to fit at.
+        samples: how many noises.
+        micro_batch: how many of them the model gets at once.
+        seed: of the noises.
+    """
+
+    model: Any
+    positives: Sequence[Conditioning]
+    negative: Conditioning
+    cfg: float
+    latent: dict[str, Any]
+    samples: int
+    micro_batch: int
+    seed: int
+
+    def check(self) -> None:
+        """Raises FitError for what cannot work."""
+        _refuse_step_caches(self.model)
+        if self.samples < max(2, len(self.positives)):
+            prompts = len(self.positives)
+            raise FitError(f"{prompts} prompts need at least {max(2, prompts)} samples, got {self.samples}.")
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a fit finds inside the host's sampling call.
+
+    Attributes:
+        denoiser: ``denoiser(x, sigma, samples)`` takes the numbers of its samples.
+        noise: unit noise (N, …) in CPU memory.
+        start: ``start(noise, sigma)`` is where the host starts.
+        device: where the model wants its input.
+    """
+
+    denoiser: Callable[..., Tensor | Guided]
+    noise: Tensor
+    start: Callable[[Tensor, float], Tensor]
+    device: torch.device
+
+
+def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, progress: Progress, body: Any) -> None:
+    """Call ``body(Inside)`` with the model loaded, patched and conditioned, as if it were a sampler on these σ.
+
+    Args:
+        both: the denoiser returns both outputs of guidance where there are two.
+    """
+    noise, empty = _noise(task)
+    # In blocks of one prompt, so that a micro-batch seldom holds two.
+    prompt_of = torch.arange(task.samples) * len(task.positives) // task.samples
+
+    def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
+        guider = model_k.inner_model
+        model = with_guidance(model_k) if both else model_k
+        denoiser = _denoiser(model, guider, extra_args, prompt_of, sigma_list, progress)
+        body(Inside(denoiser, noise, lambda part, sigma: start_at(guider, part, sigma), x.device))
+        return x
+
+    guider = PromptsGuider(task.model)
+    guider.set_prompts(task.positives, task.negative)
+    guider.set_cfg(task.cfg)
+    # The host reckons memory, and prepares conditionings, for the batch it is given: one micro-batch.
+    part = slice(0, min(task.micro_batch, task.samples))
+    guider.sample(noise[part], empty[part], KSAMPLER(sampler), sigmas, disable_pbar=True, seed=task.seed)
+
+
+def _denoiser(
+    model: Callable[..., Tensor | Guided],
+    guider: PromptsGuider,
+    extra_args: dict[str, Any],
+    prompt_of: Tensor,
+    sigma_list: SigmaList,
+    progress: Progress,
+) -> Callable[..., Tensor | Guided]:
+    """The host's model as a denoiser that takes the numbers of its samples.
+
+    A micro-batch is split by prompt, since the host guides a batch by one prompt. Patches find out where in the trajectory
+    they are by looking σ up in ``sample_sigmas``; the host filled in one grid, and a fit visits many.
+    """
+
+    def denoise(x: Tensor, sigma: Tensor, samples: Tensor) -> Tensor | Guided:
+        levels, prompts = sigma_list(float(sigma[0])), prompt_of[samples]
+        options = extra_args["model_options"]
+        arguments = extra_args if levels is None else {**extra_args, "model_options": told(options, list(levels))}
+        parts = [torch.empty_like(x), torch.empty_like(x)]
+        filled = 2
+        for number in prompts.unique().tolist():
+            where = (prompts == number).nonzero()[:, 0].to(x.device)
+            guider.use(number)
+            output = model(x[where], sigma[where], **arguments)
+            outputs = tuple(output) if isinstance(output, Guided) else (output,)
+            filled = min(filled, len(outputs))
+            for part, tensor in zip(parts, outputs, strict=False):
+                part[where] = tensor.to(part)
+        progress.show(parts[0])
+        return Guided(*parts) if filled == 2 else parts[0]
+
+    return denoise
+
+
+def holds(levels: Sequence[float], sigma: float) -> bool:
+    """Whether σ is one of these levels."""
+    return any(abs(level - sigma) <= 1e-6 * sigma for level in levels)
+
+
+def with_level(levels: Sequence[float], sigma: float) -> list[float]:
+    """These levels with the one nearest to σ, the last 0 aside, replaced by it: for σ that are still being learned."""
+    nearest = min(range(len(levels) - 1), key=lambda i: abs(math.log(levels[i] / sigma)))
+    return [*levels[:nearest], sigma, *levels[nearest + 1 :]]
+
+
+def _noise(task: Task) -> tuple[Tensor, Tensor]:
+    """Noise for the samples, shaped like the latent, and the empty latent to go with it."""
+    samples = task.latent["samples"]
+    if getattr(samples, "is_nested", False):
+        raise FitError("This latent holds picture and sound together, which Distill Sampler cannot do yet.")
+    one = with_channels_of(task.model, task.latent, torch.zeros_like(samples[:1]))
+    empty = torch.zeros(task.samples, *one.shape[1:])
+    return feature("comfy.sample").prepare_noise(empty, task.seed), empty
+
+
+def _refuse_step_caches(model: Any) -> None:
+    inside = model.model_options.get("transformer_options", {})
+    keys = {str(key).lower() for key in inside}
+    for wrappers in (getattr(model, "wrappers", {}), inside.get("wrappers", {})):
+        keys |= {str(key).lower() for kind in wrappers.values() for key in kind}
+    for name in _STEP_CACHES:
+        if any(name in key for key in keys):
+            raise FitError(
+                f"The model has a step cache ({name}), which answers part of the model calls from earlier ones, so that the "
+                "teacher would be wrong. Connect the model before the cache; sampling with both is fine."
+            )

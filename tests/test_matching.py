@@ -1,0 +1,127 @@
+"""Which parameters belong to a model, a guidance scale and a grid; and what lies between two scales."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dode import Entry, ModelInfo, Parameters
+from dode.errors import ParameterError
+from dode.matching import choose, interpolate
+
+MODEL = ModelInfo("a model", "UNet", "eps", 4)
+
+
+def entry(scale: float | None, top: float = 10.0, value: float = 0.0, told: bool = False, **changes: Any) -> Entry:
+    sigmas = (top, top / 4, top / 16, 0.0)
+    wanted: dict[str, Any] = {
+        "method": "euler",
+        "order": 1,
+        "directions": "data",
+        "sigmas": sigmas,
+        "values": np.array([[0.0], [value], [-value]]),
+        "guidance": None if scale == 1 else np.full((3, 1), 2 * value),
+        "model_sigmas": tuple(0.5 * sigma for sigma in sigmas[:-1]) if told else None,
+    }
+    return Entry(Parameters(**{**wanted, **changes}), MODEL, scale)
+
+
+def named(*entries: Entry, name: str = "file") -> list[tuple[str, Entry]]:
+    return [(name, one) for one in entries]
+
+
+def test_between_two_scales_all_numbers_are_blended() -> None:
+    below, above = entry(3.0, 10.0, 0.1, told=True), entry(6.0, 80.0, 0.4, told=True)
+    found = interpolate([entry(9.0, 10.0, 0.9, told=True), above, below], 4.0)
+    assert (found.guidance, found.report, found.model) == (4.0, None, MODEL)
+    assert found.parameters.model_sigmas is not None
+    assert found.parameters.guidance is not None
+    np.testing.assert_allclose(found.parameters.sigmas, np.array([20.0, 5.0, 1.25, 0.0]))
+    np.testing.assert_allclose(found.parameters.model_sigmas, np.array([10.0, 2.5, 0.625]))
+    np.testing.assert_allclose(found.parameters.values[:, 0], [0.0, 0.2, -0.2])
+    np.testing.assert_allclose(found.parameters.guidance, np.full((3, 1), 0.4))
+    assert found.parameters.sigmas[-1] == 0
+
+
+def test_a_fitted_scale_is_returned_as_it_is() -> None:
+    entries = [entry(3.0), entry(6.0), entry(6.02)]
+    assert interpolate(entries, 6.0) is entries[1]
+    assert interpolate(entries, 6.02) is entries[2]
+    assert interpolate(entries, None) is entries[0]
+    unknown = entry(None)
+    assert interpolate([unknown], 5.0) is unknown
+
+
+@pytest.mark.parametrize(
+    ("entries", "scale", "says"),
+    [
+        ([entry(3.0), entry(6.0)], 8.0, "at guidance 3 to 6, this is 8"),
+        ([entry(3.0), entry(6.0)], 2.0, "at guidance 3 to 6, this is 2"),
+        ([entry(3.0)], 2.0, "at guidance 3, this is 2"),
+        ([entry(1.0), entry(3.0)], 2.0, "of different kinds"),
+        ([entry(2.0), entry(3.0, method="ipndm", order=4)], 2.5, "of different kinds"),
+        ([entry(2.0), replace(entry(3.0), model=replace(MODEL, name="other"))], 2.5, "of different kinds"),
+        ([], None, "no parameters"),
+    ],
+)
+def test_outside_of_what_was_fitted_it_refuses(entries: list[Entry], scale: float | None, says: str) -> None:
+    with pytest.raises(ParameterError, match=says):
+        interpolate(entries, scale)
+
+
+def test_without_a_guidance_channel_scale_one_is_a_scale_like_any() -> None:
+    found = interpolate([entry(1.0, value=0.1), entry(3.0, value=0.3, guidance=None)], 2.0)
+    np.testing.assert_allclose(found.parameters.values[:, 0], [0.0, 0.2, -0.2])
+
+
+def test_what_one_of_two_lacks_is_zero_there() -> None:
+    plain = entry(2.0, guidance=None)
+    rich = entry(4.0, value=0.4, told=True, values=np.array([[0.0, 0.0], [0.4, 0.0], [0.4, 0.2]]))
+    found = interpolate([plain, rich], 3.0).parameters
+    np.testing.assert_allclose(found.values, [[0.0, 0.0], [0.2, 0.0], [0.2, 0.1]])
+    assert found.guidance is not None
+    np.testing.assert_allclose(found.guidance, np.full((3, 1), 0.4))
+    assert found.model_sigmas is not None
+    np.testing.assert_allclose(found.model_sigmas, np.sqrt(0.5) * np.array(found.sigmas[:-1]))
+
+
+def test_choose_takes_the_scale_and_the_grid() -> None:
+    three, six = entry(3.0, 10.0, 0.1), entry(6.0, 20.0, 0.4)
+    there = named(three, six)
+    for one in (three, six):
+        found = choose(there, MODEL, one.guidance, one.parameters.sigmas)
+        assert (found.entry, found.own_grid, found.name) == (one, False, "file")
+        assert choose(there, MODEL, one.guidance, one.parameters.sigmas[1:]).entry is one
+
+
+def test_choose_leaves_a_siblings_grid_for_its_own() -> None:
+    three, six = entry(3.0, 10.0, 0.1), entry(6.0, 20.0, 0.4)
+    there = named(three, six)
+    found = choose(there, MODEL, 6.0, three.parameters.sigmas)
+    assert (found.entry, found.own_grid) == (six, True)
+    between = choose(there, MODEL, 4.5, three.parameters.sigmas)
+    assert between.own_grid
+    assert between.entry is not None
+    assert between.entry.guidance == 4.5
+    on_its_own = choose(there, MODEL, 4.5, between.entry.parameters.sigmas)
+    assert (on_its_own.own_grid, on_its_own.entry is None) == (False, False)
+    for scale, sigmas in ((6.0, three.parameters.sigmas[1:]), (6.0, (9.0, 2.0, 0.5, 0.0)), (8.0, three.parameters.sigmas)):
+        assert choose(there, MODEL, scale, sigmas).entry is None
+    assert choose(named(three) + named(six, name="another"), MODEL, 6.0, three.parameters.sigmas).entry is None
+
+
+def test_choose_says_why_not() -> None:
+    there = named(entry(3.0), replace(entry(6.0), model=replace(MODEL, family="DiT")))
+    assert set(choose(there, MODEL, 5.0, (9.0, 1.0, 0.0)).reasons) == {"1 for another kind of model", "1 fitted at guidance 3"}
+    assert choose(there, MODEL, 3.0, (9.0, 1.0, 0.0)).reasons == (
+        "1 for another kind of model",
+        "1 for other noise levels (3 steps)",
+    )
+
+
+def test_another_checkpoint_of_the_kind_is_second_best() -> None:
+    other = replace(entry(3.0), model=replace(MODEL, name="other"))
+    mine = entry(3.0)
+    assert choose(named(other), MODEL, 3.0, mine.parameters.sigmas).entry is other
+    assert choose(named(other) + named(mine, name="mine"), MODEL, 3.0, mine.parameters.sigmas).entry is mine
