@@ -88,13 +88,13 @@ def distill(options: Namespace) -> int:
     if options.samples < 2:
         raise FitError(f"--samples must be at least 2, got {options.samples}: one is fitted and one judges.")
     entries: list[Entry] = []
-    solvers: dict[int, str] = {}  # by evaluations: those of the first scale, so that what lies between can be interpolated
+    results: dict[int, Distillation] = {}
     for guidance in dict.fromkeys(options.guidance):
         model = _model(options, guidance)
         if options.mode == "paper":
             results = {n: _fit_paper(options, model, n) for n in sorted(set(options.evaluations))}
         else:
-            results = _fit_students(options, model, solvers)
+            results = _fit_students(options, model, results)
         entries += [Entry(result.parameters, model.info, guidance, result.report) for result in results.values()]
     content = ParameterFile(tuple(entries), options.author, options.licence, options.notes)
     save_parameters(options.output, content, overwrite=options.overwrite)
@@ -131,8 +131,8 @@ def _fit_paper(options: Namespace, model: Model, evaluations: int) -> Distillati
         )
 
 
-def _fit_students(options: Namespace, model: Model, solvers: dict[int, str]) -> dict[int, Distillation]:
-    """Results by evaluations. ``solvers`` says which solver to start from, and is filled in where it does not yet."""
+def _fit_students(options: Namespace, model: Model, before: dict[int, Distillation]) -> dict[int, Distillation]:
+    """Results by evaluations. A scale goes on from what came out at the one before, so that those between interpolate."""
     if options.order is not None or options.directions is not None:
         raise FitError("--order and --directions belong to --mode paper; the other modes choose for themselves.")
     if not options.teacher and options.substeps is not None:
@@ -148,35 +148,27 @@ def _fit_students(options: Namespace, model: Model, solvers: dict[int, str]) -> 
         usual = usual_grids(steps, model.sigma_min, model.sigma_max, model.coordinate == "flow")
         return usual if options.schedule is None else [schedule(options.schedule, steps, model.sigma_min, model.sigma_max)]
 
-    if solvers:
-        names = {name: [n for n in solvers if solvers[n] == name] for name in dict.fromkeys(solvers.values())}
-        runs = [((name,), budgets) for name, budgets in names.items()]
-    else:
-        chosen = (get_method(options.method).name,) if options.method else SOLVERS
-        runs = [(chosen, sorted(set(options.evaluations)))]
-    found: dict[int, Distillation] = {}
-    for names, budgets in runs:
-        with Bars(f"{options.mode} {','.join(map(str, budgets))} ") as bars:
-            results = distill_students(
-                model.denoiser,
-                model.noise(options.samples, options.seed, 1.0),
-                evaluations=budgets,
-                sigma_range=(model.sigma_min, model.sigma_max),
-                coordinate=model.coordinate,
-                mode=options.mode,
-                solvers=names,
-                grids=grids,
-                teacher=teacher,
-                held_out=options.held_out,
-                micro_batch=options.micro_batch,
-                extra_args=model.extra_args,
-                device=model.device,
-                seed=options.seed,
-                progress=bars,
-            )
-        found.update(zip(budgets, results, strict=True))
-    solvers.update({n: result.parameters.method for n, result in found.items()})
-    return dict(sorted(found.items()))
+    budgets = sorted(set(options.evaluations))
+    with Bars(f"{options.mode} {','.join(map(str, budgets))} ") as bars:
+        results = distill_students(
+            model.denoiser,
+            model.noise(options.samples, options.seed, 1.0),
+            evaluations=budgets,
+            sigma_range=(model.sigma_min, model.sigma_max),
+            coordinate=model.coordinate,
+            mode=options.mode,
+            solvers=(get_method(options.method).name,) if options.method else SOLVERS,
+            grids=grids,
+            continued=[before[n].parameters for n in budgets] if before else None,
+            teacher=teacher,
+            held_out=options.held_out,
+            micro_batch=options.micro_batch,
+            extra_args=model.extra_args,
+            device=model.device,
+            seed=options.seed,
+            progress=bars,
+        )
+    return dict(zip(budgets, results, strict=True))
 
 
 def choose_entry(content: ParameterFile, evaluations: int, method: str | None = None, guidance: float | None = None) -> Entry:

@@ -160,6 +160,8 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     first = targets.batches[0][:1]
     model.enter("refine", model.counts.get("refine", 0))
     guided = _gives_guidance(model, targets, first, start)
+    if not guided:
+        start = replace(start, guidance=None)
     numbers = Numbers(start, freedom, guided, targets.highest)
     fitted = np.setdiff1d(np.arange(len(targets.noise)), targets.held)
     offsets = np.zeros(len(numbers.names))

@@ -81,8 +81,10 @@ def distill_students(
     """
     freedom = _freedom(mode)
     low, high = sigma_range
-    if continued is not None and [p.base().evaluations for p in continued] != list(evaluations):
-        raise FitError("continued must hold parameters for each of the numbers of evaluations, in their order.")
+    if continued is not None:
+        fits = [p.base().evaluations <= n for p, n in zip(continued, evaluations, strict=False)]
+        if len(continued) != len(evaluations) or not all(fits):
+            raise FitError("continued must hold parameters for each of the numbers of evaluations, in their order.")
     if not isinstance(noise, Tensor) or noise.ndim < 2 or len(noise) < 2 or not noise.is_floating_point():
         raise FitError("noise must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
     flow = coordinate == "flow"

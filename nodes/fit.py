@@ -107,7 +107,7 @@ class StudentsFit:
 def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) -> tuple[list[Entry], int, float]:
     """Refine a sampler for each guidance scale and number of steps.
 
-    Scales after the first start from the solvers that were best at the first, so that what lies between can be interpolated.
+    A scale goes on from what came out at the one before, so that what lies between can be interpolated.
 
     Returns the entries, of the first scale first, and the cost. Raises as ``run_paper``.
     """
@@ -131,47 +131,38 @@ def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) 
     plain = settings.schedule(settings.steps[0])
     evaluations = {steps: _evaluations(settings.solver, steps) for steps in settings.steps}
     entries: list[Entry] = []
-    best: dict[int, str] = {}
+    results: list[Distillation] = []
     progress = Progress(task.model, node_id, _planned(task.samples, settings.mode, settings.steps), len(settings.scales))
 
     def sigma_list(sigma: float) -> Sequence[float]:
         return with_level(dense if progress.stage in ("teacher", "check") else plain.tolist(), sigma)
 
     for scale in settings.scales:
-        fits: list[tuple[tuple[str, ...], list[int]]]
-        if best:
-            fits = [((name,), [n for n in settings.steps if best[n] == name]) for name in dict.fromkeys(best.values())]
-        else:
-            fits = [((settings.solver,) if settings.solver else SOLVERS, list(settings.steps))]
-        results: dict[int, Distillation] = {}
+        continued = [result.parameters for result in results] or None
 
-        def body(inside: Inside, fits: Any = fits, results: dict[int, Distillation] = results) -> None:
-            for solvers, steps in fits:
-                progress.carry()
-                found = distill_students(
-                    inside.denoiser,
-                    inside.noise,
-                    evaluations=[evaluations[n] for n in steps],
-                    sigma_range=(low, high),
-                    coordinate=coordinate,
-                    mode=settings.mode,
-                    solvers=solvers,
-                    grids=grids,
-                    teacher=teacher,
-                    start=inside.start,
-                    micro_batch=task.micro_batch,
-                    extra_args=lambda samples: {"samples": samples},
-                    device=inside.device,
-                    seed=task.seed,
-                    progress=progress,
-                )
-                results.update(zip(steps, found, strict=True))
+        def body(inside: Inside, continued: Any = continued) -> None:
+            results[:] = distill_students(
+                inside.denoiser,
+                inside.noise,
+                evaluations=[evaluations[n] for n in settings.steps],
+                sigma_range=(low, high),
+                coordinate=coordinate,
+                mode=settings.mode,
+                solvers=(settings.solver,) if settings.solver else SOLVERS,
+                grids=grids,
+                continued=continued,
+                teacher=teacher,
+                start=inside.start,
+                micro_batch=task.micro_batch,
+                extra_args=lambda samples: {"samples": samples},
+                device=inside.device,
+                seed=task.seed,
+                progress=progress,
+            )
 
         run_inside(replace(task, cfg=scale), plain, True, sigma_list, progress, body)
         progress.finish()
-        for steps in settings.steps:
-            best.setdefault(steps, results[steps].parameters.method)
-            entries.append(Entry(results[steps].parameters, info, float(scale), results[steps].report))
+        entries += [Entry(result.parameters, info, float(scale), result.report) for result in results]
     return entries, progress.before, time.monotonic() - started
 
 
