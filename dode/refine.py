@@ -160,7 +160,7 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     first = targets.batches[0][:1]
     model.enter("refine", model.counts.get("refine", 0))
     guided = _gives_guidance(model, targets, first, start)
-    if not guided:
+    if not guided and start.guidance is not None:
         start = replace(start, guidance=None)
     numbers = Numbers(start, freedom, guided, targets.highest)
     fitted = np.setdiff1d(np.arange(len(targets.noise)), targets.held)
