@@ -23,7 +23,9 @@ from dode.tableau import Array, Tableau
 Start = Callable[[Tensor, float], Tensor]
 _STEP = {"tap": 0.03, "guidance": 0.05, "sigma": 0.02, "told": 0.02}  # of the finite differences
 _RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
-_LONGEST = 1.0  # a Gauss-Newton step changes no number by more
+# Steps that are tried: a step changes no number by more than the first, and its damping is the last one's times the second.
+_LENGTHS = ((1.0, 0.1), (1.0, 1.0), (1.0, 10.0), (0.3, 10.0), (0.1, 100.0), (0.03, 1000.0))
+_CLOSEST = 0.25  # of the distance (in ln σ) between neighbouring noise levels is left by a step
 _ENOUGH = 0.003  # relative gain below which the fit stops
 _FOLDS = 4
 
@@ -133,7 +135,7 @@ class Numbers:
         except DodeError:
             return None
 
-    def step(self, gram: Array, offsets: Array, ridge: float, damping: float) -> Array:
+    def step(self, gram: Array, offsets: Array, ridge: float, damping: float, longest: float) -> Array:
         """The Gauss-Newton step from here, no longer than it may be. A first noise level at its upper bound stays there."""
         step = _solve(gram, offsets, self.shrunk, ridge, damping)
         bound = np.array([name == ("sigma", 0, 0) for name in self.names])
@@ -147,7 +149,19 @@ class Numbers:
             reduced[:-1, -1] = moment[free]
             step = held
             step[free] = _solve(reduced, offsets[free], self.shrunk[free], ridge, damping)
-        return step * min(1.0, _LONGEST / max(np.abs(step).max(), 1e-300))
+        return step * min(1.0, longest / max(np.abs(step).max(), 1e-300), self._room(offsets, step))
+
+    def _room(self, offsets: Array, step: Array) -> float:
+        """How much of a step leaves neighbouring noise levels at least a part of the distance that they have."""
+        log_sigmas = np.log([s for s in self.start.sigmas if s > 0])
+        moves = np.zeros_like(log_sigmas)
+        for (kind, i, _), offset, change in zip(self.names, offsets, step, strict=True):
+            if kind == "sigma":
+                log_sigmas[i] += offset
+                moves[i] = change
+        gaps, closing = -np.diff(log_sigmas), np.diff(moves)
+        rooms = (1 - _CLOSEST) * gaps[closing > 0] / closing[closing > 0]
+        return float(rooms.min()) if len(rooms) else 1.0
 
 
 def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom) -> tuple[Parameters, Array]:
@@ -170,18 +184,22 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     for _ in range(freedom.iterations):
         grams = _grams(model, targets, numbers, offsets)[fitted]
         ridge = _choose_ridge(grams, offsets, numbers.shrunk)
-        for _ in range(6):
-            step = numbers.step(grams.sum(axis=0), offsets, ridge, damping)
+        # Trying a step costs little beside the derivatives, so several lengths are tried and the best is taken.
+        tried: list[tuple[float, float, Array, Array, Parameters]] = []
+        for longest, factor in _LENGTHS:
+            step = numbers.step(grams.sum(axis=0), offsets, ridge, factor * damping, longest)
             moved = numbers.parameters(offsets + step)
-            after = targets.errors(model, moved.tableau()) if moved is not None else errors
-            if after[fitted].mean() < errors[fitted].mean():
-                break
-            damping *= 6
-        else:
+            if moved is not None:
+                after = targets.errors(model, moved.tableau())
+                tried.append((float(after[fitted].mean()), factor, offsets + step, after, moved))
+        if not tried:
             break
-        gain = 1 - math.sqrt(after[fitted].mean() / errors[fitted].mean())
-        offsets, errors, damping = offsets + step, after, max(damping / 4, 1e-6)
-        if moved is not None and errors[targets.held].mean() < best_errors[targets.held].mean():
+        left, factor, there, after, moved = min(tried, key=lambda found: found[0])
+        gain = 1 - math.sqrt(left / max(errors[fitted].mean(), 1e-300))
+        if gain <= 0:
+            break
+        offsets, errors, damping = there, after, min(max(factor * damping, 1e-6), 1e3)
+        if errors[targets.held].mean() < best_errors[targets.held].mean():
             best, best_errors = moved, errors
         if gain < _ENOUGH:
             break
