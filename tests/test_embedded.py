@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dode import build_tableau, distill, sample, schedule
+from dode import Guided, build_tableau, distill, sample, schedule
 from dode.demo.model import WEIGHTS, context_of, embedded_model, training_record
 from dode.demo.pictures import CLASSES, draw
 from dode.errors import ModelError
@@ -77,3 +77,19 @@ def test_distilling_lowers_the_error_on_held_out_noise(method: str, capsys: pyte
         print(f"\nembedded model, {method}, 6 evaluations: {report.error_base:.4f} -> {report.error_distilled:.4f} (held out)")
     assert report.error_distilled < 0.95 * report.error_base
     assert report.strength == 1
+
+
+def test_both_outputs_are_those_of_two_calls() -> None:
+    model = embedded_model()
+    x, sigma = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.full((3,), 1.5)
+    context = model.extra_args()(torch.arange(3))["context"]
+    found = model(x, sigma, context, 3.0, both=True)
+    assert isinstance(found, Guided)
+    conditional, null, mixed = model(x, sigma, context), model(x, sigma), model(x, sigma, context, 3.0)
+    assert isinstance(conditional, torch.Tensor)
+    assert isinstance(null, torch.Tensor)
+    assert isinstance(mixed, torch.Tensor)
+    torch.testing.assert_close(found.guidance, conditional - null, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.denoised, null + 3 * (conditional - null), rtol=0, atol=1e-4)
+    assert torch.equal(mixed, found.denoised)
+    assert isinstance(model(x, sigma, context, 1.0, both=True), torch.Tensor)
