@@ -137,8 +137,6 @@ def _fit_students(options: Namespace, model: Model, before: dict[int, Distillati
         raise FitError("--order and --directions belong to --mode paper; the other modes choose for themselves.")
     if not options.teacher and options.substeps is not None:
         raise FitError("--substeps needs --teacher, or --mode paper: the usual teacher finds out how many steps it takes.")
-    if not 0 < options.held_out < 1 or options.micro_batch < 1:
-        raise FitError("held_out must lie between 0 and 1, and micro_batch be at least 1.")
     teacher = None
     if options.teacher:
         substeps = 6 if options.substeps is None else options.substeps

@@ -208,6 +208,11 @@ def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: flo
         raise FitError(f"taps must be 1 to {MAX_TAPS}, got {taps}.")
     if not (np.isfinite(ridge) and ridge >= 0):
         raise FitError(f"ridge must be 0 or more, got {ridge}.")
+    check_split(held_out, micro_batch)
+
+
+def check_split(held_out: float, micro_batch: int) -> None:
+    """Raises FitError for a part that is held out, or a size of micro-batches, that cannot be."""
     if not 0 < held_out < 1:
         raise FitError(f"held_out must lie between 0 and 1, got {held_out}.")
     if micro_batch < 1:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dode.correction import Parameters
-from dode.distill import Distillation, Report, split
+from dode.distill import Distillation, Report, check_split, split
 from dode.errors import FitError
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method, steps_within
@@ -26,7 +26,7 @@ MODES: dict[str, Freedom] = {
     "balanced": Freedom(),
     "best": Freedom(taps=16, guidance=16, model_sigmas=True, iterations=12, starts=3),
 }
-SOLVERS = ("ipndm", "dpmpp_2m", "deis", "gradient_estimation")
+SOLVERS = ("ipndm", "lms_k_diffusion", "dpmpp_2m", "deis", "gradient_estimation")
 _TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
@@ -90,6 +90,7 @@ def distill_students(
     flow = coordinate == "flow"
     start = start or (lambda noise, sigma: noise * sigma)
     make = grids or (lambda steps: usual_grids(steps, low, high, flow))
+    check_split(held_out, micro_batch)
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
     held, batches = split(len(noise), held_out, micro_batch, seed)
     coarse = schedule("linear" if flow else "karras", _TEACHER_STEPS, low, high)
@@ -171,7 +172,7 @@ def _candidates(
     coordinate: str,
 ) -> list[Parameters]:
     """Undistilled solvers with this many evaluations, the best on the fitted samples first."""
-    tables: list[tuple[Parameters, Tableau]] = []
+    tables: dict[Tableau, Parameters] = {}
     for name in solvers:
         for order in get_method(name).convergence:
             steps = steps_within(name, budget, order)
@@ -179,15 +180,15 @@ def _candidates(
                 base = build_tableau(name, grid, order, coordinate)
                 form = "data" if base.consistent else "noise"
                 values = np.zeros((len(base.rows), 1))
-                tables.append((Parameters(name, order, form, tuple(grid.tolist()), values, coordinate), base))
+                tables.setdefault(base, Parameters(name, order, form, tuple(grid.tolist()), values, coordinate))
     if not tables:
         raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
     few = [i for i in range(len(targets.noise)) if i not in set(targets.held)][:_TRIED]
     size = len(targets.batches[0])
     tried = replace(targets, batches=list(torch.tensor(few).split(size)))
-    model.enter("search", model.counts.get("search", 0) + len(few) * sum(table.evaluations for _, table in tables))
-    order = sorted(tables, key=lambda pair: float(tried.errors(model, pair[1]).mean()))
-    return [parameters for parameters, _ in order]
+    model.enter("search", model.counts.get("search", 0) + len(few) * sum(table.evaluations for table in tables))
+    order = sorted(tables, key=lambda table: float(tried.errors(model, table).mean()))
+    return [tables[table] for table in order]
 
 
 def _rms(difference: Tensor) -> float:

@@ -152,7 +152,12 @@ def test_nothing_is_kept_that_does_not_help_the_held_out_samples() -> None:
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [({"mode": "fastest"}, "Unknown mode"), ({"evaluations": (0,)}, "within 0 evaluations")],
+    [
+        ({"held_out": 2.0}, "held_out"),
+        ({"micro_batch": 0}, "micro_batch"),
+        ({"mode": "fastest"}, "Unknown mode"),
+        ({"evaluations": (0,)}, "within 0 evaluations"),
+    ],
 )
 def test_unusable_settings_are_refused(more: dict[str, Any], message: str) -> None:
     with pytest.raises(FitError, match=message):
