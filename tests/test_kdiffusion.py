@@ -124,7 +124,21 @@ def test_distilled_dpm_fast_runs_on_its_own_ends_alone(model: kdiffusion.KDiffus
 def test_distill_and_sample_from_the_command_line(suffix: str, files: tuple[Path, Path], tmp_path: Path) -> None:
     where = ["--k-diffusion", str(files[0]), str(files[1].with_suffix(suffix))]
     out, latents = tmp_path / "small.safetensors", tmp_path / "latents.safetensors"
-    fit = ["distill", str(out), "--method", "dpm_2", "--evaluations", "5", "--samples", "8", "--substeps", "4", *where]
+    fit = [
+        "distill",
+        str(out),
+        "--method",
+        "dpm_2",
+        "--evaluations",
+        "5",
+        "--mode",
+        "paper",
+        "--samples",
+        "8",
+        "--substeps",
+        "4",
+        *where,
+    ]
     assert main(fit) == 0
     entry = load_parameters(out).entries[0]
     assert (entry.parameters.method, entry.model.name, entry.model.channels) == ("dpm_2", "small", 3)
