@@ -106,6 +106,17 @@ def distill(options: Namespace) -> int:
     return 0
 
 
+def _common(options: Namespace, model: Model) -> dict[str, Any]:
+    """The arguments that both fits take."""
+    return {
+        "held_out": options.held_out,
+        "micro_batch": options.micro_batch,
+        "extra_args": model.extra_args,
+        "device": model.device,
+        "seed": options.seed,
+    }
+
+
 def _fit_paper(options: Namespace, model: Model, evaluations: int) -> Distillation:
     method = get_method(options.method or "euler")
     chosen = options.teacher or method.teacher
@@ -122,11 +133,7 @@ def _fit_paper(options: Namespace, model: Model, evaluations: int) -> Distillati
             coordinate=model.coordinate,
             directions=options.directions,
             teacher=Teacher(chosen, options.order if same else None, substeps, model.coordinate),
-            held_out=options.held_out,
-            micro_batch=options.micro_batch,
-            extra_args=model.extra_args,
-            device=model.device,
-            seed=options.seed,
+            **_common(options, model),
             progress=bars,
         )
 
@@ -159,11 +166,7 @@ def _fit_students(options: Namespace, model: Model, before: dict[int, Distillati
             grids=grids,
             continued=[before[n].parameters for n in budgets] if before else None,
             teacher=teacher,
-            held_out=options.held_out,
-            micro_batch=options.micro_batch,
-            extra_args=model.extra_args,
-            device=model.device,
-            seed=options.seed,
+            **_common(options, model),
             progress=bars,
         )
     return dict(zip(budgets, results, strict=True))

@@ -231,7 +231,8 @@ def _rms(squares: Array, elements: int) -> float:
     return float(np.sqrt(max(squares.mean(), 0.0) / elements))
 
 
-def _squares(difference: Tensor) -> Array:
+def squares(difference: Tensor) -> Array:
+    """Summed squares of each sample, float64 (B,)."""
     return difference.flatten(1).double().square().sum(1).cpu().numpy()
 
 
@@ -321,11 +322,11 @@ def _check(
     model.enter("check", runs * len(held))
 
     def errors(tableau: Tableau, sigmas: Sequence[float], every: int = 1) -> tuple[float, ...]:
-        squares: list[Array] = []
+        found: list[Array] = []
         for batch in torch.tensor(held).split(micro_batch):
             results = trajectory(model.on(batch), x[batch], tableau, every)
-            squares.append(np.stack([_squares(r - target_at[s][batch]) for r, s in zip(results, sigmas, strict=True)]))
-        return tuple(_rms(s, elements) for s in np.concatenate(squares, axis=1))
+            found.append(np.stack([squares(r - target_at[s][batch]) for r, s in zip(results, sigmas, strict=True)]))
+        return tuple(_rms(s, elements) for s in np.concatenate(found, axis=1))
 
     steps = base.sigmas[1:]
     before = errors(base, steps)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dode.correction import MAX_TOLD_RATIO, Parameters, available_taps
+from dode.distill import squares
 from dode.errors import DodeError
 from dode.least_squares import solve_normal_equations
 from dode.metered import Metered
@@ -78,7 +79,7 @@ class Targets:
         found = []
         for batch in self.batches:
             walk = _begin(model, batch, self.start(self.noise[batch], tableau.sigma), tableau)
-            found.append(_squares(_finish(model, batch, walk, tableau) - self.ends[batch]))
+            found.append(squares(_finish(model, batch, walk, tableau) - self.ends[batch]))
         return np.concatenate(found) / self.noise[0].numel()
 
 
@@ -183,11 +184,12 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     best_errors, damping = errors, 1e-2
     for _ in range(freedom.iterations):
         grams = _grams(model, targets, numbers, offsets)[fitted]
+        gram = grams.sum(axis=0)
         ridge = _choose_ridge(grams, offsets, numbers.shrunk)
         # Trying a step costs little beside the derivatives, so several lengths are tried and the best is taken.
         tried: list[tuple[float, float, Array, Array, Parameters]] = []
         for longest, factor in _LENGTHS:
-            step = numbers.step(grams.sum(axis=0), offsets, ridge, factor * damping, longest)
+            step = numbers.step(gram, offsets, ridge, factor * damping, longest)
             moved = numbers.parameters(offsets + step)
             if moved is not None:
                 after = targets.errors(model, moved.tableau())
@@ -231,25 +233,25 @@ def _grams(model: Metered, targets: Targets, numbers: Numbers, offsets: Array) -
     here = numbers.parameters(offsets)
     assert here is not None
     tableau = here.tableau()
-    nudged = [_nudge(numbers, offsets, p) for p in range(len(offsets))]
+    changes = [_change(tableau, *_nudge(numbers, offsets, p)) for p in range(len(offsets))]
+    cost = tableau.evaluations + sum(change.evaluations for change in changes if change)
+    model.enter("refine", model.counts["refine"] + len(targets.noise) * cost)
     found = []
-    model.enter("refine", model.counts["refine"] + len(targets.noise) * _cost(tableau, [n.tableau() for n, _ in nudged if n]))
     for batch in targets.batches:
         snapshots: list[Walk] = []
         begun = _begin(model, batch, targets.start(targets.noise[batch], tableau.sigma), tableau)
         end = _finish(model, batch, begun, tableau, snapshots)
         columns = []
-        for moved, step in nudged:
-            if moved is None:
+        for change in changes:
+            if change is None:
                 columns.append(torch.zeros_like(end))
                 continue
-            other = moved.tableau()
-            row = _first_difference(tableau, other)
-            if row is None:
-                walk, row = _begin(model, batch, targets.start(targets.noise[batch], other.sigma), other), 0
+            other = change.tableau
+            if change.row is None:
+                walk = _begin(model, batch, targets.start(targets.noise[batch], other.sigma), other)
             else:
-                walk = snapshots[row].copy()
-            columns.append((_finish(model, batch, walk, other, first=row) - end) / step)
+                walk = snapshots[change.row].copy()
+            columns.append((_finish(model, batch, walk, other, first=change.row or 0) - end) / change.step)
         columns.append(targets.ends[batch] - end)
         stacked = torch.stack([c.flatten(1) for c in columns], dim=1).double()
         found.append((stacked @ stacked.mT).cpu().numpy())
@@ -265,13 +267,26 @@ def _nudge(numbers: Numbers, offsets: Array, p: int) -> tuple[Parameters | None,
     return None, 1.0
 
 
-def _cost(tableau: Tableau, others: list[Tableau]) -> int:
-    """Evaluations of one pass through ``_grams``, per sample."""
-    total = tableau.evaluations
-    for other in others:
-        row = _first_difference(tableau, other)
-        total += other.evaluations if row is None else sum(r.evaluate for r in other.rows[row:])
-    return total
+@dataclass(frozen=True)
+class _Change:
+    """A table with one number moved by ``step``, and the first row from which on it is another; None: from the start."""
+
+    tableau: Tableau
+    row: int | None
+    step: float
+
+    @property
+    def evaluations(self) -> int:
+        """Those that have to be made again."""
+        table = self.tableau
+        return table.evaluations if self.row is None else sum(row.evaluate for row in table.rows[self.row :])
+
+
+def _change(tableau: Tableau, moved: Parameters | None, step: float) -> _Change | None:
+    if moved is None:
+        return None
+    other = moved.tableau()
+    return _Change(other, _first_difference(tableau, other), step)
 
 
 def _first_difference(tableau: Tableau, other: Tableau) -> int | None:
@@ -313,7 +328,3 @@ def _finish(
 def _gives_guidance(model: Metered, targets: Targets, batch: Tensor, start: Parameters) -> bool:
     tableau = start.tableau()
     return _begin(model, batch, targets.start(targets.noise[batch], tableau.sigma), tableau).guided
-
-
-def _squares(difference: Tensor) -> Array:
-    return difference.flatten(1).double().square().sum(1).cpu().numpy()

@@ -60,14 +60,10 @@ class Progress:
             self.told = now
             send_text(self._text(now), self.node_id)
 
-    def carry(self) -> None:
-        """The stages begin anew; what is done stays done."""
-        self.before, self.counts = self.before + sum(self.counts.values()), {}
-
     def finish(self) -> None:
         """A fit is done, perhaps with fewer evaluations than planned; after the last the bar is at its right end."""
         self.fits -= 1
-        self.carry()
+        self.before, self.counts = self.before + sum(self.counts.values()), {}
         self.bar.update_absolute(self.before, self.total)
 
     def _picture(self, now: float) -> Any:

@@ -8,6 +8,14 @@ SIZE = 16
 STEPS, CFG = 4, 2.0
 
 
+def watched(graph: Graph) -> dict[str, Any]:
+    """A flow model that fails where a call's σ is not in the host's list of them: links by name."""
+    made = graph.add("DodeTestModel", kind="flow")
+    model = graph.add("DodeTestWatchSigmas", model=link(made))
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    return {"model": link(model), "positive": link(made, 1), "negative": link(made, 2), "latent": link(latent)}
+
+
 def demo(graph: Graph, text: str = "a landscape", size: int = SIZE) -> dict[str, Any]:
     """Demo model with a prompt: links by name."""
     model = graph.add("DODEDemoModel", width=size, height=size, batch_size=1)

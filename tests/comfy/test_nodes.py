@@ -13,7 +13,7 @@ from dode.demo.pictures import CLASSES
 from dode.distill import distill as fit
 from dode.parameter_file import load_parameters
 from dode.teacher import Teacher
-from tests.comfy.graphs import CFG, STEPS, demo, distill, ksampler
+from tests.comfy.graphs import CFG, STEPS, demo, distill, ksampler, watched
 from tests.comfy.server import ComfyServer, Run
 from tests.comfy.workflow import Graph, link
 
@@ -139,10 +139,7 @@ def test_the_micro_batch_does_not_change_the_result(comfy: ComfyServer) -> None:
 def test_every_model_call_finds_its_sigma(comfy: ComfyServer) -> None:
     """Patches look σ up in the host's list, also while the teacher runs between the student's σ."""
     graph = Graph()
-    made = graph.add("DodeTestModel", kind="flow")
-    model = graph.add("DodeTestWatchSigmas", model=link(made))
-    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
-    on = {"model": link(model), "positive": link(made, 1), "negative": link(made, 2), "latent": link(latent)}
+    on = watched(graph)
     for solver in ("euler", "heun"):
         distill(graph, on, solver=solver, scheduler="simple", teacher_substeps=5)
     run = comfy.run(graph.prompt)

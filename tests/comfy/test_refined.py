@@ -7,7 +7,7 @@ import torch
 
 from dode.matching import interpolate
 from dode.parameter_file import load_parameters
-from tests.comfy.graphs import demo, distill, ksampler, sampler_custom, sampler_custom_advanced
+from tests.comfy.graphs import demo, distill, ksampler, sampler_custom, sampler_custom_advanced, watched
 from tests.comfy.server import ComfyServer
 from tests.comfy.workflow import Graph, link
 
@@ -94,10 +94,7 @@ def test_at_guidance_one_there_is_no_channel(comfy: ComfyServer) -> None:
 
 def test_every_model_call_finds_its_sigma(comfy: ComfyServer) -> None:
     graph = Graph()
-    made = graph.add("DodeTestModel", kind="flow")
-    model = graph.add("DodeTestWatchSigmas", model=link(made))
-    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
-    on = {"model": link(model), "positive": link(made, 1), "negative": link(made, 2), "latent": link(latent)}
+    on = watched(graph)
     fit = {**QUICK, "scheduler": "simple", "samples": 4}
     for mode in ("balanced", "best"):
         node = distill(graph, on, **{**fit, "mode": mode})
