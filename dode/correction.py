@@ -21,6 +21,7 @@ constant ε.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -161,6 +162,10 @@ class Parameters:
 
     def base(self) -> Tableau:
         """The undistilled solver on the fitted grid."""
+        return self._base
+
+    @cached_property
+    def _base(self) -> Tableau:
         return build_tableau(self.method, self.sigmas, self.order, self.coordinate)
 
     def tableau(self, sigmas: Sequence[float] | Array | None = None, strength: float = 1.0) -> Tableau:

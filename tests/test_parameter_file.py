@@ -138,14 +138,14 @@ def put(*path: Any, value: Any) -> Any:
     return change
 
 
-NAN, FIRST = float("nan"), ("entries", 0)
+NAN, INFINITY, FIRST = float("nan"), float("inf"), ("entries", 0)
 BROKEN: list[tuple[bytes, str]] = [
     (b"", "not a safetensors file"),
     (b"\x00" * 8, "not a safetensors file"),
     (b"\xff" * 64, "not a safetensors file"),
     (struct.pack("<Q", 10) + b"{not json}", "not valid JSON"),
     (struct.pack("<Q", 2) + b"[]", "JSON object"),
-    (struct.pack("<Q", 200_000) + b'{"a":' * 40_000, "not valid JSON"),
+    (struct.pack("<Q", 200_000) + b'{"a":' * 40_000, "nested deeper"),
     (save_tensors({"weight": np.zeros(3)}), "other software"),
     (save_tensors({"weight": np.zeros(3)}, {"format": "pt"}), "other software"),
     (rebuilt(format=None), "other software"),
@@ -165,14 +165,19 @@ BROKEN: list[tuple[bytes, str]] = [
     (rebuilt(put(*FIRST, "order", value=True)), "order must be int"),
     (rebuilt(put(*FIRST, "directions", value="up")), "directions"),
     (rebuilt(put(*FIRST, "coordinate", value="up")), "coordinate"),
-    (rebuilt(put(*FIRST, "guidance", value=NAN)), "guidance must be finite"),
-    (rebuilt(put(*FIRST, "guidance", value=10**400)), "guidance must be float"),
+    (rebuilt(put(*FIRST, "guidance", value=NAN)), "NaN is not a JSON number"),
+    (rebuilt(put(*FIRST, "guidance", value=-1.0)), "guidance must be finite and from 0"),
+    (rebuilt(put(*FIRST, "guidance", value=10**400)), "a number of 401 digits"),
+    (rebuilt(put(*FIRST, "guidance", value=10**30)), "guidance must be float"),
     (rebuilt(put(*FIRST, "model", value=[])), "model must be a JSON object"),
     (rebuilt(put(*FIRST, "model", "channels", value=-4)), "channels must be a whole number"),
-    (rebuilt(put(*FIRST, "report", "error_base", value=NAN)), "error_base must be finite"),
+    (rebuilt(put(*FIRST, "report", "error_base", value=-INFINITY)), "-Infinity is not a JSON number"),
+    (rebuilt(put(*FIRST, "report", "error_base", value=-0.1)), "error_base must be finite and from 0"),
+    (rebuilt(put(*FIRST, "report", "strength", value=1.5)), "strength must be finite and from 0 to 1"),
+    (rebuilt(put(*FIRST, "report", "seed", value=2**64)), "seed must be a whole number"),
     (rebuilt(put(*FIRST, "report", "samples", value=None)), "samples is missing"),
     (rebuilt(put(*FIRST, "report", "kept", value=[1] * 9)), "at most 3 finite"),
-    (rebuilt(put(*FIRST, "report", "kept", value=[NAN])), "finite"),
+    (rebuilt(put(*FIRST, "report", "kept", value=[2.0])), "numbers from 0 to 1"),
     (rebuilt(put(*FIRST, "report", "teacher", "substeps", value=-1)), "substeps"),
     (rebuilt(tensors={"0.sigmas": np.array([1.0, 2.0, 3.0, 4.0])}), "descending"),
     (rebuilt(tensors={"0.sigmas": np.array([NAN, 2.0, 1.0, 0.0])}), "finite"),
@@ -192,9 +197,10 @@ BROKEN: list[tuple[bytes, str]] = [
     (rebuilt(tensors={"0.model_sigmas": np.full(3, 1e5)}), "within a factor of 4"),
     (rebuilt(tensors={"0.model_sigmas": np.ones(9)}), "model_sigmas must be 3 levels"),
     (rebuilt(tensors={"1.values": np.zeros((3, 1))}), "'1.values' is not known"),
-    (rebuilt()[:-4], "not a valid safetensors file"),
-    (rebuilt() + b"0000", "not a valid safetensors file"),
-    (b"\x00" * (17 << 20), "at most 16 MiB"),
+    (rebuilt()[:-4], "cut off, or with something added"),
+    (rebuilt() + b"0000", "cut off, or with something added"),
+    (rebuilt()[:500], "header is missing or cut off"),
+    (b"\x00" * (3 << 20), "at most 2 MiB"),
 ]
 
 

@@ -20,7 +20,9 @@ def test_tools_find_nothing(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/embedded_model.md", "docs/fit.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/embedded_model.md", "docs/fit.md", "docs/format.md"]
+)
 def test_links_and_files_named_in_documents_exist(document: str) -> None:
     path = ROOT / document
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text())

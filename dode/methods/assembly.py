@@ -1,6 +1,7 @@
 """What builders share: rows of single-step and multistep solvers, and the integrals of Lagrange polynomials."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +76,12 @@ def newest_first(values: Array, steps: Index, k: int) -> Array:
     return values[steps[:, None] - np.arange(k)]
 
 
+_gauss = lru_cache(np.polynomial.legendre.leggauss)  # milliseconds, and a file may hold many solvers
+
+
 def quadrature(start: Array, end: Array, points: int) -> tuple[Array, Array]:
     """Gauss-Legendre points and weights on each interval, both (len(start), points)."""
-    nodes, weights = np.polynomial.legendre.leggauss(points)
+    nodes, weights = _gauss(points)
     half = (end - start)[:, None] / 2
     return start[:, None] + half * (1 + nodes), half * weights
 
