@@ -13,6 +13,7 @@ from dode.sampling import make_sampler
 from dode.teacher import Teacher, nested_grid
 
 from .host import CATEGORY, Params, feature, io, previewer, send_text, ui
+from .latents import flat, picture_of
 from .model_info import coordinate_of, model_info, with_channels_of
 from .plot import side_by_side
 from .sampler import entry_sampler
@@ -93,7 +94,7 @@ class DODECompare(io.ComfyNode):
         results = _sample(guider, latent, seed, runs, _Steps(model, cls.hidden.unique_id, steps))
         names = (parameters.parameters.method, f"{parameters.parameters.method} distilled", reference)
         evaluations = (parameters.evaluations, parameters.evaluations, fine.tableau(levels).evaluations)
-        errors = [rms(result, results[2]) for result in results]
+        errors = [rms(flat(result), flat(results[2])) for result in results]
         captions = [f"{n}\n{e} evaluations" for n, e in zip(names, evaluations, strict=True)]
         captions = [f"{c}\nerror {e:.4g}" for c, e in zip(captions, errors[:2], strict=False)] + [captions[2] + "\nreference"]
         pictures = [_decode(vae, result) for result in results]
@@ -113,14 +114,14 @@ class _Steps:
 
     def __call__(self, step: int, x0: Tensor, x: Tensor, steps: int) -> None:
         self.done += 1
-        picture = self.previewer.decode_latent_to_preview_image("JPEG", x0) if self.previewer else None
+        picture = self.previewer.decode_latent_to_preview_image("JPEG", picture_of(x0)) if self.previewer else None
         self.bar.update_absolute(self.done, self.total, picture)
 
 
-def _sample(guider: Any, latent: dict[str, Any], seed: int, runs: Any, steps: _Steps) -> list[Tensor]:
+def _sample(guider: Any, latent: dict[str, Any], seed: int, runs: Any, steps: _Steps) -> list[Any]:
     sample = feature("comfy.sample")
     start = with_channels_of(guider.model_patcher, latent, latent["samples"])
-    results: list[Tensor] = []
+    results: list[Any] = []
     for sampler, sigmas in runs:
         noise = sample.prepare_noise(start, seed)
         levels = torch.tensor(sigmas, dtype=torch.float32)
@@ -128,8 +129,8 @@ def _sample(guider: Any, latent: dict[str, Any], seed: int, runs: Any, steps: _S
     return results
 
 
-def _decode(vae: Any, latents: Tensor) -> Tensor:
-    pictures = vae.decode(latents)
+def _decode(vae: Any, latents: Any) -> Tensor:
+    pictures = vae.decode(picture_of(latents))
     return pictures.reshape(-1, *pictures.shape[-3:]) if pictures.ndim == 5 else pictures
 
 

@@ -14,7 +14,7 @@ from dode.sampling import Guided
 from .guided import start_at, told, with_guidance
 from .guider import Conditioning, PromptsGuider
 from .host import feature
-from .model_info import with_channels_of
+from .latents import flat, noise_and_empty, picture_in
 from .progress import Progress
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
@@ -61,7 +61,7 @@ class Inside:
 
     Attributes:
         denoiser: ``denoiser(x, sigma, samples)`` takes the numbers of its samples.
-        noise: unit noise (N, …) in CPU memory.
+        noise: unit noise (N, …) in CPU memory; packed, where a latent has several parts.
         start: ``start(noise, sigma)`` is where the host starts.
         device: where the model wants its input.
     """
@@ -78,15 +78,16 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
     Args:
         both: the denoiser returns both outputs of guidance where there are two.
     """
-    noise, empty = _noise(task)
+    noise, empty = noise_and_empty(task.model, task.latent, task.samples, task.seed)
+    packed = flat(noise)
     # In blocks of one prompt, so that a micro-batch seldom holds two.
     prompt_of = torch.arange(task.samples) * len(task.positives) // task.samples
 
     def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model_k.inner_model
         model = with_guidance(model_k) if both else model_k
-        denoiser = _denoiser(model, guider, extra_args, prompt_of, sigma_list, progress)
-        body(Inside(denoiser, noise, lambda part, sigma: start_at(guider, part, sigma), x.device))
+        denoiser = _denoiser(model, guider, extra_args, prompt_of, sigma_list, lambda x: progress.show(picture_in(x, noise)))
+        body(Inside(denoiser, packed, lambda part, sigma: start_at(guider, part, sigma), x.device))
         return x
 
     guider = PromptsGuider(task.model)
@@ -103,7 +104,7 @@ def _denoiser(
     extra_args: dict[str, Any],
     prompt_of: Tensor,
     sigma_list: SigmaList,
-    progress: Progress,
+    show: Callable[[Tensor], None],
 ) -> Callable[..., Tensor | Guided]:
     """The host's model as a denoiser that takes the numbers of its samples.
 
@@ -125,7 +126,7 @@ def _denoiser(
             filled = min(filled, len(outputs))
             for part, tensor in zip(parts, outputs, strict=False):
                 part[where] = tensor.to(part)
-        progress.show(parts[0])
+        show(parts[0])
         return Guided(*parts) if filled == 2 else parts[0]
 
     return denoise
@@ -140,16 +141,6 @@ def with_level(levels: Sequence[float], sigma: float) -> list[float]:
     """These levels with the one nearest to σ, the last 0 aside, replaced by it: for σ that are still being learned."""
     nearest = min(range(len(levels) - 1), key=lambda i: abs(math.log(levels[i] / sigma)))
     return [*levels[:nearest], sigma, *levels[nearest + 1 :]]
-
-
-def _noise(task: Task) -> tuple[Tensor, Tensor]:
-    """Noise for the samples, shaped like the latent, and the empty latent to go with it."""
-    samples = task.latent["samples"]
-    if getattr(samples, "is_nested", False):
-        raise FitError("This latent holds picture and sound together, which Distill Sampler cannot do yet.")
-    one = with_channels_of(task.model, task.latent, torch.zeros_like(samples[:1]))
-    empty = torch.zeros(task.samples, *one.shape[1:])
-    return feature("comfy.sample").prepare_noise(empty, task.seed), empty
 
 
 def _refuse_step_caches(model: Any) -> None:

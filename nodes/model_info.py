@@ -21,12 +21,12 @@ _PREDICTIONS = (
     ("X0", "x0"),
     ("EPS", "eps"),
     ("CONST", "flow"),
-    ("COSMOS_RFLOW", "flow"),
+    ("COSMOS_RFLOW", "rflow"),
 )
 
 
 def prediction_of(model_sampling: Any) -> str:
-    """ "eps", "v", "edm", "flow", "x0", or "" for a kind unknown to this pack.
+    """ "eps", "v", "edm", "flow", "x0", "rflow" (a flow model in variance-exploding σ), or "" for a kind unknown to this pack.
 
     Taken from ``model_sampling``, which nodes like ModelSamplingSD3 replace; the model's own type would be stale.
     """
@@ -71,8 +71,9 @@ def model_info(model: Any) -> ModelInfo:
     config = model.model.model_config
     return ModelInfo(
         name=_checkpoint_name(model),
-        # The demo model names its family itself: that of the same network on the command line.
-        family=str(getattr(config, "dode_family", type(config).__name__)),
+        # The demo model names its family itself: that of the same network on the command line. Its class is asked, since the
+        # host's configurations answer None to any name they do not know, and complain in the log.
+        family=str(getattr(type(config), "dode_family", type(config).__name__)),
         prediction=prediction_of(model.get_model_object("model_sampling")),
         channels=int(latent_format.latent_channels),
     )
@@ -80,7 +81,7 @@ def model_info(model: Any) -> ModelInfo:
 
 def _checkpoint_name(model: Any) -> str:
     # Private to the host, and absent for models that another pack's loader made: then there is no name.
-    named = getattr(model.model.model_config, "dode_name", None)
+    named = getattr(type(model.model.model_config), "dode_name", None)
     if named:
         return str(named)
     made_by: Any = getattr(model, "cached_patcher_init", None)

@@ -14,6 +14,8 @@ PACKS = Path(__file__).parent / "packs"
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """ComfyUI with this pack and the test models."""
-    server = ComfyServer(comfyui_dir(), tmp_path_factory.mktemp("comfy"), [ROOT, PACKS / "dode-test-models"])
+    server = ComfyServer(
+        comfyui_dir(), tmp_path_factory.mktemp("comfy"), [ROOT, PACKS / "dode-test-models", PACKS / "dode-test-kinds"]
+    )
     yield server
     server.close()
