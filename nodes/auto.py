@@ -15,7 +15,7 @@ from torch import Tensor
 from dode.matching import Choice, choose
 
 from . import library
-from .guided import on_own_grid, run_entry
+from .guided import on_own_grid, run_entry, scale_of
 from .host import feature, folder_paths, log
 from .model_info import model_info, prediction_of, stock_start
 from .text import summary
@@ -79,7 +79,7 @@ def _find(model: Any, sigmas: Tensor) -> Choice:
     if patcher is None:
         _say_once("the model comes from a node that does not say what it is", FALLBACK_SOLVER)
         return Choice()
-    info, guidance = model_info(patcher), getattr(guider, "cfg", None)
+    info, guidance = model_info(patcher), scale_of(guider)
     choice = choose(library.entries(), info, guidance, sigmas.tolist())
     if choice.entry is None:
         known = "; ".join(choice.reasons) or f"there are none in {library.output_folder()} and models/dode"

@@ -186,6 +186,8 @@ class DODEDistillSampler(io.ComfyNode):
             if any(scale != 1.0 for scale in (cfg, *scales)):
                 raise FitError(f"Guidance {cfg:g} needs a negative prompt. Connect one, or set cfg to 1.")
             negative = positives[0]  # never looked at: the host leaves it out at guidance 1
+        if sigmas is not None and len(sigmas) < 2:
+            raise FitError("The connected sigmas hold no step. Connect two noise levels or more, or disconnect them.")
         task = Task(model, positives, negative, cfg, latent, samples, micro_batch, seed)
         if mode in REFINED:
             if sigmas is not None and counts:

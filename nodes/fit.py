@@ -66,7 +66,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, node_id: str | Non
             grid,
             **plan,
             **settings.options,
-            micro_batch=task.micro_batch,
+            micro_batch=task.at_once,
             seed=task.seed,
             extra_args=lambda samples: {"samples": samples},
             device=inside.device,
@@ -123,10 +123,12 @@ def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) 
     teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate) if settings.teacher else None
 
     def grids(steps: int) -> list[Any]:
-        given = _usable(settings.schedule(steps), steps, high if flow else None)
+        given = _usable(settings.schedule(steps), steps, high, settings.only)
         usual = [] if settings.only else usual_grids(steps, low, high, flow)
         return [*given, *(grid for grid in usual if not any(np.allclose(grid, g, rtol=1e-4) for g in given))]
 
+    for steps in settings.steps:
+        grids(steps)  # what cannot be used says so before the teacher runs
     dense = schedule("linear" if flow else "karras", _DENSE, low, high).tolist()
     plain = settings.schedule(settings.steps[0])
     evaluations = {steps: _evaluations(settings.solver, steps) for steps in settings.steps}
@@ -153,7 +155,7 @@ def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) 
                 continued=continued,
                 teacher=teacher,
                 start=inside.start,
-                micro_batch=task.micro_batch,
+                micro_batch=task.at_once,
                 extra_args=lambda samples: {"samples": samples},
                 device=inside.device,
                 seed=task.seed,
@@ -166,16 +168,21 @@ def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) 
     return entries, progress.before, time.monotonic() - started
 
 
-def _usable(sigmas: Tensor, steps: int, flow_start: float | None) -> list[Any]:
-    """The host's schedule if it is one for this many steps: some give fewer, or repeat a level."""
+def _usable(sigmas: Tensor, steps: int, highest: float, only: bool) -> list[Any]:
+    """The host's schedule if it is one for this many steps: some give fewer, or repeat a level.
+
+    Raises:
+        GridError: it is the only one to start from, and cannot be used.
+    """
     levels = sigmas.tolist()
-    if flow_start is not None and levels[0] >= 1:
-        levels[0] = flow_start
+    levels[0] = min(levels[0], highest)  # σ = 1 of a flow model, or float32 rounding
     try:
         grid = check_sigmas(levels)
     except DodeError:
+        if only:
+            raise
         return []
-    return [grid] if len(grid) == steps + 1 and grid[-1] == 0 else []
+    return [grid] if only or (len(grid) == steps + 1 and grid[-1] == 0) else []
 
 
 def _evaluations(solver: str | None, steps: int) -> int:

@@ -12,7 +12,18 @@ from dode.sampling import Guided, sample
 from .host import feature
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
+CFGGuider: Any = feature("comfy.samplers:CFGGuider")
 _add_post_cfg = feature("comfy.model_patcher:set_model_options_post_cfg_function")
+
+
+def is_plain(guider: Any) -> bool:
+    """Whether a guider guides in the usual way, by one scale. Others call the same functions with outputs of their own."""
+    return getattr(type(guider), "predict_noise", None) is CFGGuider.predict_noise
+
+
+def scale_of(guider: Any) -> float | None:
+    """The guidance scale; None for a guider that has no single one."""
+    return getattr(guider, "cfg", None) if is_plain(guider) else None
 
 
 def with_guidance(model_k: Any) -> Callable[..., Tensor | Guided]:
@@ -21,6 +32,8 @@ def with_guidance(model_k: Any) -> Callable[..., Tensor | Guided]:
     It has one only where guidance is 1, or where the guider is not the usual one. Patches that guide in another way keep
     their say in the denoised output.
     """
+    if not is_plain(model_k.inner_model):
+        return model_k
 
     def denoise(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor | Guided:
         found: list[Tensor] = []

@@ -47,9 +47,20 @@ class Task:
     micro_batch: int
     seed: int
 
+    @property
+    def at_once(self) -> int:
+        """Samples that the model can get at once: one, where the host samples a video window by window."""
+        return 1 if _windows(self.model) is not None else self.micro_batch
+
     def check(self) -> None:
         """Raises FitError for what cannot work."""
+        if getattr(_windows(self.model), "dim", None) == 0:
+            raise FitError(
+                "The model has context windows over the batch: there a batch is one video, and Distill Sampler fits on many "
+                "samples, one in each place of a batch. Connect the model before the windows; sampling with both is fine."
+            )
         _refuse_step_caches(self.model)
+        _refuse_moving_hooks([*self.positives, self.negative])
         if self.samples < max(2, len(self.positives)):
             prompts = len(self.positives)
             raise FitError(f"{prompts} prompts need at least {max(2, prompts)} samples, got {self.samples}.")
@@ -94,7 +105,7 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
     guider.set_prompts(task.positives, task.negative)
     guider.set_cfg(task.cfg)
     # The host reckons memory, and prepares conditionings, for the batch it is given: one micro-batch.
-    part = slice(0, min(task.micro_batch, task.samples))
+    part = slice(0, min(task.at_once, task.samples))
     guider.sample(noise[part], empty[part], KSAMPLER(sampler), sigmas, disable_pbar=True, seed=task.seed)
 
 
@@ -143,6 +154,11 @@ def with_level(levels: Sequence[float], sigma: float) -> list[float]:
     return [*levels[:nearest], sigma, *levels[nearest + 1 :]]
 
 
+def _windows(model: Any) -> Any:
+    """The host's context windows on a model, or None."""
+    return model.model_options.get("context_handler")
+
+
 def _refuse_step_caches(model: Any) -> None:
     inside = model.model_options.get("transformer_options", {})
     keys = {str(key).lower() for key in inside}
@@ -154,3 +170,14 @@ def _refuse_step_caches(model: Any) -> None:
                 f"The model has a step cache ({name}), which answers part of the model calls from earlier ones, so that the "
                 "teacher would be wrong. Connect the model before the cache; sampling with both is fine."
             )
+
+
+def _refuse_moving_hooks(conditionings: Sequence[Conditioning]) -> None:
+    for conditioning in conditionings:
+        for _, options in conditioning:
+            for hook in getattr(options.get("hooks"), "hooks", ()):
+                if getattr(getattr(hook, "hook_keyframe", None), "keyframes", None):
+                    raise FitError(
+                        "A prompt has hooks with keyframes. ComfyUI moves those forwards only, and a fit goes back and forth "
+                        "between noise levels. Distill without the keyframes; sampling with them is fine."
+                    )

@@ -9,7 +9,7 @@ from dode.errors import ParameterError
 from dode.matching import compare
 from dode.parameter_file import Entry
 
-from .guided import run_entry
+from .guided import run_entry, scale_of
 from .host import CATEGORY, Params, feature, io, log
 from .model_info import model_info, stock_start
 from .text import summary
@@ -26,7 +26,7 @@ def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
 
     def sample_dode(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None):
         guider = model.inner_model
-        match = compare(entry, model_info(guider.model_patcher), getattr(guider, "cfg", None))
+        match = compare(entry, model_info(guider.model_patcher), scale_of(guider))
         if not match:
             raise ParameterError(
                 f"These D-ODE parameters ({summary(entry)}) are for another kind of model: {'; '.join(match.hard)}. "

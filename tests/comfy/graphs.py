@@ -31,6 +31,12 @@ def demo(graph: Graph, text: str = "a landscape", size: int = SIZE) -> dict[str,
     }
 
 
+def model_of(graph: Graph, kind: str, dtype: str, batch: int = 1) -> dict[str, Any]:
+    """Links by name to a small model of a kind."""
+    node = graph.add("DodeTestKind", kind=kind, dtype=dtype, batch=batch)
+    return {name: link(node, i) for i, name in enumerate(("model", "positive", "negative", "latent"))}
+
+
 def distill(graph: Graph, on: dict[str, Any], **changes: Any) -> str:
     """A distillation of a few seconds."""
     inputs: dict[str, Any] = {name: on[name] for name in ("model", "positive", "negative", "latent")}

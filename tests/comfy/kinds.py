@@ -8,14 +8,14 @@ prints the table again; ``test_models.py`` compares it with the committed one.
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dode.parameter_file import load_parameters
 from tests.comfy.conftest import PACKS
-from tests.comfy.graphs import sampler_custom, sampler_custom_advanced
+from tests.comfy.graphs import model_of, sampler_custom, sampler_custom_advanced
 from tests.comfy.server import ROOT, ComfyServer, Run
+from tests.comfy.situations import GUIDERS, SAYS, WORKS
 from tests.comfy.workflow import Graph, link
 from tests.comfyui import comfyui_dir
 
@@ -39,12 +39,16 @@ KINDS = {
 # How far λ = 0 may be from the host's own sampler, in units of its largest number, and a guidance scale to tell files apart.
 DTYPES = {"fp32": (2e-5, 2.0), "fp16": (1e-2, 2.5), "bf16": (1e-1, 3.0)}
 STEPS = 4
-
-
-def model_of(graph: Graph, kind: str, dtype: str, batch: int = 1) -> dict[str, Any]:
-    """Links by name to a small model of a kind."""
-    node = graph.add("DodeTestKind", kind=kind, dtype=dtype, batch=batch)
-    return {name: link(node, i) for i, name in enumerate(("model", "positive", "negative", "latent"))}
+_TRIED_BY_THEMSELVES = (
+    "KSamplerAdvanced in parts, with leftover noise",
+    "KSamplerAdvanced with a forced end: the plain solver, and the log says so",
+    "no steps: nothing changes",
+    "one step",
+    "denoise below 1: the end of the grid",
+    "σ that never reaches 0, mode paper",
+    "σ beyond the model's largest",
+    "sampling with EasyCache or LazyCache",
+)
 
 
 def save_all(graph: Graph, kind: str, node: str) -> list[str]:
@@ -141,6 +145,16 @@ def table(comfy: ComfyServer, found: dict[tuple[str, str], list[str]]) -> str:
         cells = ["; ".join(found[kind, dtype]) or "yes" for dtype in DTYPES]
         config, shape = classes[kind].split(" ", 1)
         lines.append(f"| {kind} | {config} | {shape} | {prediction} | {' | '.join(cells)} |")
+    lines += ["", "## In the graph", ""]
+    lines.append(
+        "What people put around a sampler, on the small SD 1.5 (windows: on Wan), tried by `tests/comfy/test_situations.py`. "
+        "Works means: distilled with it and sampled with it, and at λ = 0 the same as ComfyUI's Euler in the same place."
+    )
+    lines += ["", "| situation | |", "|---|---|"]
+    lines += [f"| {name} | works |" for name in (*WORKS, "context windows on a video")]
+    lines += [f"| {name} | works, without the guidance channel |" for name in GUIDERS]
+    lines += [f"| {name} | works |" for name in _TRIED_BY_THEMSELVES]
+    lines += [f"| {name} | refused: “… {message} …” |" for name, (_, message) in SAYS.items()]
     return "\n".join(lines) + "\n"
 
 

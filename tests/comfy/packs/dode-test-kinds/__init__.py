@@ -8,9 +8,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.model_management
 import comfy.model_patcher
 import comfy.nested_tensor
+import comfy.ops
 import comfy.supported_models
 import torch
 
@@ -188,4 +191,45 @@ class TestKind:
         return build(kind, dtype), conditioning(kind, 1), conditioning(kind, 2), latent(kind, batch)
 
 
-NODE_CLASS_MAPPINGS = {"DodeTestKind": TestKind}
+class TestControl:
+    """A small ControlNet for the small SD 1.5."""
+
+    RETURN_TYPES = ("CONTROL_NET",)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def make(self) -> tuple[Any]:
+        known = {key: value for key, value in _unet().items() if key not in ("out_channels", "transformer_depth_output")}
+        network = comfy.cldm.cldm.ControlNet(**known, hint_channels=3, operations=comfy.ops.manual_cast)
+        with torch.no_grad():
+            weights(network)
+        return (comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device()),)
+
+
+class Decoder:
+    """In place of a VAE: three channels as a picture."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents[:, :3].movedim(1, -1).sigmoid()
+
+
+class TestDecoder:
+    """VAE."""
+
+    RETURN_TYPES = ("VAE",)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def make(self) -> tuple[Any]:
+        return (Decoder(),)
+
+
+NODE_CLASS_MAPPINGS = {"DodeTestKind": TestKind, "DodeTestControl": TestControl, "DodeTestDecoder": TestDecoder}

@@ -1,0 +1,223 @@
+"""What people put around a sampler: each works, checked against ComfyUI's own sampler in the same place, or says why not."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.comfy.graphs import ksampler, model_of, sampler_custom
+from tests.comfy.server import ComfyServer, Run
+from tests.comfy.situations import CACHE, CFG, GUIDERS, LAYER, SAYS, STEPS, WINDOWS, WORKS, Links, distill, guided, patch
+from tests.comfy.workflow import Graph, link
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_lora(comfy: ComfyServer) -> None:
+    folder = comfy.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(3)
+    up, down = torch.randn(128, 2, generator=generator), 0.2 * torch.randn(2, 32, generator=generator)
+    save_file({f"{LAYER}.lora_up.weight": up, f"{LAYER}.lora_down.weight": down}, folder / "small.safetensors")
+
+
+def same_as_stock(comfy: ComfyServer, run: Run, nodes: dict[str, str], bound: float = 1e-4) -> None:
+    """λ = 0 is the host's own sampler in this situation, and with λ it is finite and another."""
+    distilled, base, stock = (comfy.latent(run, nodes[name]) for name in ("distilled", "base", "stock"))
+    assert torch.isfinite(distilled).all()
+    assert float((base - stock).abs().max() / stock.abs().max()) < bound
+    assert not torch.equal(distilled, base)
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_it_works(comfy: ComfyServer, name: str) -> None:
+    graph = Graph()
+    on = WORKS[name](graph, model_of(graph, "SD1.5", "fp32"))
+    made = distill(graph, on)
+    zero = graph.add("DODESampler", parameters=link(made), strength=0.0)
+    euler = graph.add("KSamplerSelect", sampler_name="euler")
+    samplers = {"distilled": link(made, 1), "base": link(zero), "stock": link(euler)}
+    saved = {
+        label: graph.save_latent(link(sampler_custom(graph, on, sampler, link(made, 2), cfg=CFG)))
+        for label, sampler in samplers.items()
+    }
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    same_as_stock(comfy, run, saved)
+
+
+def test_context_windows_on_video(comfy: ComfyServer) -> None:
+    graph = Graph()
+    on = patch("ContextWindowsManual", **WINDOWS)(graph, model_of(graph, "Wan 2.1, video", "fp32"))
+    made = distill(graph, on, scheduler="simple")
+    zero = graph.add("DODESampler", parameters=link(made), strength=0.0)
+    euler = graph.add("KSamplerSelect", sampler_name="euler")
+    saved = {
+        label: graph.save_latent(link(sampler_custom(graph, on, sampler, link(made, 2), cfg=CFG)))
+        for label, sampler in (("distilled", link(made, 1)), ("base", link(zero)), ("stock", link(euler)))
+    }
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    same_as_stock(comfy, run, saved)
+
+
+@pytest.mark.parametrize("name", GUIDERS)
+def test_other_guiders(comfy: ComfyServer, name: str) -> None:
+    """Parameters without the guidance channel work with each; those with it are refused where there is no such channel."""
+    graph = Graph()
+    on = model_of(graph, "SD1.5", "fp32")
+    made = distill(graph, on, save_as="guiders/plain")
+    zero = graph.add("DODESampler", parameters=link(made), strength=0.0)
+    euler = graph.add("KSamplerSelect", sampler_name="euler")
+    samplers = {"distilled": link(made, 1), "base": link(zero), "stock": link(euler)}
+    saved = {label: guided(graph, on, name, sampler, link(made, 2)) for label, sampler in samplers.items()}
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    same_as_stock(comfy, run, saved)
+
+    graph = Graph()
+    on = model_of(graph, "SD2, v", "fp32")
+    quick = {"mode": "balanced", "solver": "dpmpp_2m", "teacher": "euler", "steps": 3, "samples": 8, "micro_batch": 8}
+    made = distill(graph, on, **quick)
+    guided(graph, on, name, link(made, 1), link(made, 2))
+    shown = graph.add("DODEInspect", parameters=link(made))
+    run = comfy.run(graph.prompt)
+    assert run.status == "error", "γ" in str(run.outputs.get(shown))
+    assert "weigh the conditional and the unconditional output" in run.error
+
+
+def steps_of(comfy: ComfyServer, build: Callable[[Graph, Links, str], list[str]], name: str) -> list[torch.Tensor]:
+    """Distill, save, and build on the loaded file."""
+    graph = Graph()
+    made = distill(graph, model_of(graph, "SD1.5", "fp32"), save_as=name, seed=7, cfg=3.0)
+    assert comfy.run(graph.prompt).status == "success", made
+    graph = Graph()
+    on = model_of(graph, "SD1.5", "fp32")
+    loaded = graph.add("DODELoad", file=f"{name}.safetensors", steps=0)
+    nodes = [graph.save_latent(link(node)) for node in build(graph, on, loaded)]
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    return [comfy.latent(run, node) for node in nodes]
+
+
+def advanced(graph: Graph, on: Links, start: int, end: int, noise: str, leftover: str, sampler: str = "dode") -> str:
+    inputs = {"model": on["model"], "positive": on["positive"], "negative": on["negative"], "latent_image": on["latent"]}
+    inputs |= {"add_noise": noise, "noise_seed": 5, "steps": STEPS, "cfg": 3.0, "sampler_name": sampler, "scheduler": "karras"}
+    inputs |= {"start_at_step": start, "end_at_step": end, "return_with_leftover_noise": leftover}
+    return graph.add("KSamplerAdvanced", **inputs)
+
+
+def test_ksampler_advanced_in_two_parts(comfy: ComfyServer) -> None:
+    """With leftover noise, and by hand with SplitSigmas: the same latent."""
+
+    def build(graph: Graph, on: Links, loaded: str) -> list[str]:
+        first = advanced(graph, on, 0, 2, "enable", "enable")
+        second = advanced(graph, {**on, "latent": link(first)}, 2, 10000, "disable", "disable")
+        halves = graph.add("SplitSigmas", sigmas=link(loaded, 2), step=2)
+        third = sampler_custom(graph, on, link(loaded, 1), link(halves), cfg=3.0)
+        rest = {**on, "latent": link(third)}
+        return [second, sampler_custom(graph, rest, link(loaded, 1), link(halves, 1), cfg=3.0, add_noise=False)]
+
+    one, two = steps_of(comfy, build, "situations/advanced")
+    assert torch.equal(one, two)
+    assert "KSampler uses situations/advanced.safetensors" in comfy.log()
+
+
+def test_a_forced_end_falls_back_and_says_so(comfy: ComfyServer) -> None:
+    """KSamplerAdvanced without leftover noise sets the last σ to 0: no part of the grid any more."""
+
+    def build(graph: Graph, on: Links, _: str) -> list[str]:
+        return [advanced(graph, on, 0, 2, "enable", "disable", sampler) for sampler in ("dode", "dpmpp_2m")]
+
+    ours, stock = steps_of(comfy, build, "situations/forced")
+    assert torch.equal(ours, stock)
+    assert "no saved parameters fit SD15, 2 steps at guidance 3" in comfy.log()
+
+
+def test_no_steps_change_nothing(comfy: ComfyServer) -> None:
+    def build(graph: Graph, on: Links, loaded: str) -> list[str]:
+        start = ksampler(graph, on, sampler_name="euler", seed=8)
+        on = {**on, "latent": link(start)}
+        split = graph.add("SplitSigmas", sigmas=link(loaded, 2), step=STEPS)
+        none = graph.add("BasicScheduler", model=on["model"], scheduler="karras", steps=4, denoise=0.0)
+        return [
+            start,
+            ksampler(graph, on, denoise=0.0, cfg=3.0),
+            sampler_custom(graph, on, link(loaded, 1), link(none), cfg=3.0),
+            sampler_custom(graph, on, link(loaded, 1), link(split, 1), cfg=3.0, add_noise=False),
+        ]
+
+    start, *others = steps_of(comfy, build, "situations/none")
+    for other in others:
+        torch.testing.assert_close(other, start, rtol=0, atol=1e-4)
+
+
+def test_sigmas_beyond_the_models_largest(comfy: ComfyServer) -> None:
+    graph = Graph()
+    on = model_of(graph, "SD2, v", "fp32")
+    distill(graph, on, mode="balanced", sigmas=link(graph.add("ManualSigmas", sigmas="30, 3, 0")), teacher="euler")
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+
+
+@pytest.mark.parametrize("mode", ["paper", "balanced"])
+def test_one_step(comfy: ComfyServer, mode: str) -> None:
+    graph = Graph()
+    on = model_of(graph, "SD2, v", "fp32")
+    made = distill(graph, on, mode=mode, steps=1, samples=8, teacher="euler")
+    node = graph.save_latent(link(sampler_custom(graph, on, link(made, 1), link(made, 2), cfg=CFG)))
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    assert torch.isfinite(comfy.latent(run, node)).all()
+
+
+def test_sigmas_that_never_reach_0(comfy: ComfyServer) -> None:
+    graph = Graph()
+    on = model_of(graph, "SD1.5", "fp32")
+    sigmas = link(graph.add("ManualSigmas", sigmas="10, 5, 2, 1, 0.5"))
+    made = distill(graph, on, sigmas=sigmas)
+    zero = graph.add("DODESampler", parameters=link(made), strength=0.0)
+    euler = graph.add("KSamplerSelect", sampler_name="euler")
+    samplers = {"distilled": link(made, 1), "base": link(zero), "stock": link(euler)}
+    saved = {
+        label: graph.save_latent(link(sampler_custom(graph, on, sampler, sigmas, cfg=CFG)))
+        for label, sampler in samplers.items()
+    }
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    same_as_stock(comfy, run, saved)
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_it_says_why_not(comfy: ComfyServer, name: str) -> None:
+    build, message = SAYS[name]
+    graph = Graph()
+    build(graph, model_of(graph, "SD1.5", "fp32"))
+    run = comfy.run(graph.prompt)
+    assert run.status == "error"
+    assert message in run.error
+
+
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+def test_sampling_with_a_step_cache_is_fine(comfy: ComfyServer, node: str) -> None:
+    graph = Graph()
+    plain = model_of(graph, "SD1.5", "fp32")
+    made = distill(graph, plain)
+    on = patch(node, **CACHE)(graph, plain)
+    saved = graph.save_latent(link(sampler_custom(graph, on, link(made, 1), link(made, 2), cfg=CFG)))
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    assert torch.isfinite(comfy.latent(run, saved)).all()
+
+
+def test_compare_on_picture_and_sound(comfy: ComfyServer) -> None:
+    graph = Graph()
+    on = model_of(graph, "LTX, video and sound", "fp32")
+    made = distill(graph, on, scheduler="simple")
+    inputs = {name: on[name] for name in ("model", "positive", "negative", "latent")} | {"cfg": CFG, "seed": 3}
+    inputs |= {"reference": "euler", "reference_substeps": 2, "vae": link(graph.add("DodeTestDecoder"))}
+    node = graph.add("DODECompare", parameters=link(made), **inputs)
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    assert len(run.outputs[node]["images"]) == 1
+    assert run.previews
