@@ -211,7 +211,7 @@ class Parameters:
             if _same(fitted[first : first + len(grid)], grid):
                 return first
         raise ParameterError(
-            f"These parameters were fitted on the {len(fitted) - 1}-step grid {_brief(fitted)}; {_brief(grid)} is no part "
+            f"These parameters were fitted on the {len(fitted) - 1}-step grid {brief(fitted)}; {brief(grid)} is no part "
             "of it. Sample on the fitted grid, or distill for this one."
         )
 
@@ -246,6 +246,7 @@ def _matching_rows(part: Tableau, whole: Tableau, first: int) -> list[int] | Non
     return found if len(found) == len(part.rows) else None
 
 
-def _brief(sigmas: Array) -> str:
+def brief(sigmas: Sequence[float] | Array) -> str:
+    """Noise levels as a short text."""
     shown = [f"{s:.4g}" for s in sigmas]
     return "[" + ", ".join(shown if len(shown) <= 12 else [*shown[:5], "…", *shown[-5:]]) + "]"

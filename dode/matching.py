@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
-from dode.correction import SIGMA_TOLERANCE
+from dode.correction import SIGMA_TOLERANCE, brief
 from dode.errors import DodeError, ParameterError
 from dode.parameter_file import Entry, ModelInfo
 from dode.tableau import Array
@@ -19,47 +20,118 @@ from dode.tableau import Array
 _GUIDANCE_TOLERANCE = 0.01
 
 
+Verdict = Literal["same", "unknown", "soft", "hard"]
+
+
 @dataclass(frozen=True)
-class Match:
-    """What differs between the model that an entry was fitted on and the one at hand.
+class Compared:
+    """One thing that was compared.
 
     Attributes:
-        hard: differences with which the parameters make no sense.
-        soft: differences with which they may still help, or not.
+        what: "architecture", "prediction kind", "latent channels", "σ grid", "guidance", "checkpoint name" or "fingerprint".
+        verdict: "same"; "unknown" where either side does not say; "soft" for a difference with which the parameters may
+            still help, or not; "hard" for one with which they make no sense.
+        words: what both sides say.
     """
 
-    hard: tuple[str, ...] = ()
-    soft: tuple[str, ...] = ()
+    what: str
+    verdict: Verdict
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.words}"
+
+
+@dataclass(frozen=True)
+class Match:
+    """An entry and a model, compared thing by thing. True where the entry may be used."""
+
+    compared: tuple[Compared, ...] = ()
+
+    @property
+    def hard(self) -> tuple[str, ...]:
+        """Differences with which the parameters make no sense, in words."""
+        return tuple(each.words for each in self.compared if each.verdict == "hard")
+
+    @property
+    def soft(self) -> tuple[str, ...]:
+        """Differences with which they may still help, or not, in words."""
+        return tuple(each.words for each in self.compared if each.verdict == "soft")
 
     def __bool__(self) -> bool:
-        """True where the entry may be used."""
         return not self.hard
 
 
-def compare(entry: Entry, model: ModelInfo, guidance: float | None = None) -> Match:
-    """Compare an entry with a model and a guidance scale. What either side does not know is not compared.
+def compare(entry: Entry, model: ModelInfo, guidance: float | None = None, sigmas: Sequence[float] | None = None) -> Match:
+    """Compare an entry with a model, and where they are known with a guidance scale and noise levels.
 
     Args:
         model: the model at hand.
         guidance: its classifier-free guidance scale; None where there is no single one.
+        sigmas: the noise levels to sample on; None where they are not known yet.
     """
     fitted = entry.model
-    hard = [
-        f"fitted for {name} {ours!r}, this model has {theirs!r}"
-        for name, ours, theirs in (
-            ("the architecture", fitted.family, model.family),
-            ("the prediction kind", fitted.prediction, model.prediction),
-            ("latents with channels", fitted.channels, model.channels),
+    return Match(
+        (
+            _kind("architecture", "the architecture", fitted.family, model.family),
+            _kind("prediction kind", "the prediction kind", fitted.prediction, model.prediction),
+            _kind("latent channels", "latents with channels", fitted.channels, model.channels),
+            _grid(entry, sigmas),
+            _guidance(entry, guidance),
+            *_checkpoint(fitted, model),
         )
-        if ours and theirs and ours != theirs
-    ]
-    soft: list[str] = []
-    same_weights = bool(fitted.fingerprint) and fitted.fingerprint == model.fingerprint
-    if fitted.name and model.name and fitted.name != model.name and not same_weights:
-        soft.append(f"fitted on {fitted.name!r}, this is {model.name!r}")
-    if entry.guidance is not None and guidance is not None and not same_guidance(entry, guidance):
-        soft.append(f"fitted at guidance {entry.guidance:g}, this is {guidance:g}")
-    return Match(tuple(hard), tuple(soft))
+    )
+
+
+def _kind(what: str, name: str, ours: str | int | None, theirs: str | int | None) -> Compared:
+    if not ours or not theirs:
+        return Compared(
+            what, "unknown", "not said" + (f" in the file; this model has {theirs!r}" if theirs else " of this model")
+        )
+    if ours == theirs:
+        return Compared(what, "same", str(ours))
+    return Compared(what, "hard", f"fitted for {name} {ours!r}, this model has {theirs!r}")
+
+
+def _grid(entry: Entry, sigmas: Sequence[float] | None) -> Compared:
+    steps = len(entry.parameters.sigmas) - 1
+    if sigmas is None:
+        return Compared("σ grid", "unknown", f"fitted on {brief(entry.parameters.sigmas)}")
+    try:
+        entry.parameters.tableau(sigmas)
+    except DodeError as error:
+        return Compared("σ grid", "hard", str(error).rstrip("."))
+    taken = len(sigmas) - 1
+    return Compared("σ grid", "same", f"all {steps} steps" if taken == steps else f"{taken} of its {steps} steps")
+
+
+def _guidance(entry: Entry, guidance: float | None) -> Compared:
+    if entry.guidance is None or guidance is None:
+        known = "not said in the file" if entry.guidance is None else f"fitted at {entry.guidance:g}"
+        return Compared("guidance", "unknown", known)
+    if same_guidance(entry, guidance):
+        return Compared("guidance", "same", f"{entry.guidance:g}")
+    return Compared("guidance", "soft", f"fitted at guidance {entry.guidance:g}, this is {guidance:g}")
+
+
+def _checkpoint(fitted: ModelInfo, model: ModelInfo) -> tuple[Compared, Compared]:
+    """Name and fingerprint. Where the fingerprints agree the name does not matter."""
+    known = bool(fitted.fingerprint and model.fingerprint)
+    same_weights = known and fitted.fingerprint == model.fingerprint
+    if not fitted.name or not model.name:
+        name = Compared("checkpoint name", "unknown", f"fitted on {fitted.name!r}" if fitted.name else "not said in the file")
+    elif fitted.name == model.name:
+        name = Compared("checkpoint name", "same", fitted.name)
+    elif same_weights:
+        name = Compared("checkpoint name", "same", f"fitted on {fitted.name!r}, renamed to {model.name!r} since")
+    else:
+        name = Compared("checkpoint name", "soft", f"fitted on {fitted.name!r}, this is {model.name!r}")
+    if not known:
+        which = "the file has none" if not fitted.fingerprint else "this model has none"
+        return name, Compared("fingerprint", "unknown", which)
+    if same_weights:
+        return name, Compared("fingerprint", "same", "the same weights")
+    return name, Compared("fingerprint", "soft", "fitted on other weights (the checkpoints' fingerprints differ)")
 
 
 def same_guidance(entry: Entry, guidance: float | None) -> bool:
@@ -233,8 +305,4 @@ def _same_grid(entry: Entry, sigmas: Sequence[float]) -> bool:
 
 
 def _on_grid(entry: Entry, sigmas: Sequence[float]) -> bool:
-    try:
-        entry.parameters.tableau(sigmas)
-    except DodeError:
-        return False
-    return True
+    return _grid(entry, sigmas).verdict == "same"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dode.errors import ModelError
+from dode.fingerprint import fingerprint
 from dode.parameter_file import ModelInfo
 from dode.sampling import Denoiser
 
@@ -59,7 +60,7 @@ def load_model(
 
     Args:
         spec: "embedded", or ``package.module:function``, a function without arguments that returns a denoiser. That may carry
-            attributes shape, sigma_min, sigma_max, flow (bool), name, family, prediction, channels, and a method
+            attributes shape, sigma_min, sigma_max, flow (bool), name, family, prediction, channels, fingerprint, and a method
             ``extra_args(guidance) -> (sample indices -> dict)``; the options here come before them. If that method takes an
             argument ``both``, it gets True, and the denoiser is to return ``Guided``.
         k_diffusion: config and checkpoint of a k-diffusion model, in place of ``spec``.
@@ -104,6 +105,7 @@ def load_model(
         family=str(getattr(denoiser, "family", type(denoiser).__name__)),
         prediction=str(getattr(denoiser, "prediction", "flow" if flow else "")),
         channels=int(getattr(denoiser, "channels", known["shape"][0])),
+        fingerprint=str(getattr(denoiser, "fingerprint", "")) if k_diffusion is None else fingerprint(k_diffusion[1]),
     )
     return Model(
         denoiser,

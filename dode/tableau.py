@@ -210,6 +210,7 @@ class Converter:
         self._prediction: Prediction = prediction
         self._rows: list[Row] = []
         self._sigma = base.sigma  # of the current base point
+        self._evaluations = 1
         # Where points lie, as combinations of the outputs in the target form and, after those, of the guidance directions:
         # x/σ minus its start for "data", x for "noise".
         self._position = np.zeros(2 * base.evaluations)
@@ -231,6 +232,7 @@ class Converter:
     def append(self, row: Row) -> None:
         """Take this row, given in the target form."""
         self._rows.append(row)
+        self._evaluations += row.evaluate
         if self._base.prediction != self._prediction:
             position, count = self._position.copy(), self._base.evaluations
             scale = 1.0 if self._prediction == "noise" or not row.sigma else 1 / row.sigma
@@ -251,7 +253,7 @@ class Converter:
     @property
     def evaluations(self) -> int:
         """Evaluations made so far."""
-        return 1 + sum(row.evaluate for row in self._rows)
+        return self._evaluations
 
     def tableau(self, model_sigmas: tuple[float, ...] | None = None) -> Tableau:
         """The rows so far as a solver; ``model_sigmas`` as in ``Tableau``."""

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from dode.demo.model import SIGMA_DATA, EmbeddedModel, context_of, embedded_model
+from dode.demo.model import SIGMA_DATA, WEIGHTS, EmbeddedModel, context_of, embedded_model
 from dode.demo.pictures import CLASSES
+from dode.fingerprint import fingerprint
 
 from .host import CATEGORY, feature, io
 
@@ -30,7 +31,7 @@ class PictureFormat(LatentFormat):
 class DemoConfig(BASE):
     """The host's description of the embedded model."""
 
-    dode_family, dode_name = EmbeddedModel.family, EmbeddedModel.name
+    dode_family, dode_name, dode_fingerprint = EmbeddedModel.family, EmbeddedModel.name, fingerprint(WEIGHTS)
     unet_config = {"disable_unet_model_creation": True, "dtype": torch.float32}  # noqa: RUF012 (the host's way)
     sampling_settings = {  # noqa: RUF012
         "sigma_min": EmbeddedModel.sigma_min,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dode.fingerprint import fingerprint
 from dode.methods import build_tableau
 from dode.parameter_file import ModelInfo
 
@@ -68,25 +69,23 @@ def with_channels_of(model: Any, latent: dict[str, Any], samples: Tensor) -> Ten
 def model_info(model: Any) -> ModelInfo:
     """Describe a model patcher."""
     latent_format = model.get_model_object("latent_format")
-    config = model.model.model_config
+    # The demo model says itself what it is: the same network as on the command line. Its class is asked, since the host's
+    # configurations answer None to any name they do not know, and complain in the log.
+    kind, path = type(model.model.model_config), _checkpoint(model)
     return ModelInfo(
-        name=_checkpoint_name(model),
-        # The demo model names its family itself: that of the same network on the command line. Its class is asked, since the
-        # host's configurations answer None to any name they do not know, and complain in the log.
-        family=str(getattr(type(config), "dode_family", type(config).__name__)),
+        name=str(getattr(kind, "dode_name", path.name if path else "")),
+        family=str(getattr(kind, "dode_family", kind.__name__)),
         prediction=prediction_of(model.get_model_object("model_sampling")),
         channels=int(latent_format.latent_channels),
+        fingerprint=str(getattr(kind, "dode_fingerprint", fingerprint(path) if path else "")),
     )
 
 
-def _checkpoint_name(model: Any) -> str:
-    # Private to the host, and absent for models that another pack's loader made: then there is no name.
-    named = getattr(type(model.model.model_config), "dode_name", None)
-    if named:
-        return str(named)
+def _checkpoint(model: Any) -> Path | None:
+    """The file that a model was loaded from. Private to the host, and absent for models that another pack's loader made."""
     made_by: Any = getattr(model, "cached_patcher_init", None)
     try:
         path = made_by[1][0]
     except (TypeError, IndexError, KeyError):
-        return ""
-    return Path(path).name if isinstance(path, str) else ""
+        return None
+    return Path(path) if isinstance(path, str) and path else None

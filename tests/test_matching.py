@@ -8,7 +8,7 @@ import pytest
 
 from dode import Entry, ModelInfo, Parameters
 from dode.errors import ParameterError
-from dode.matching import choose, interpolate
+from dode.matching import choose, compare, interpolate
 
 MODEL = ModelInfo("a model", "UNet", "eps", 4)
 
@@ -125,3 +125,68 @@ def test_another_checkpoint_of_the_kind_is_second_best() -> None:
     mine = entry(3.0)
     assert choose(named(other), MODEL, 3.0, mine.parameters.sigmas).entry is other
     assert choose(named(other) + named(mine, name="mine"), MODEL, 3.0, mine.parameters.sigmas).entry is mine
+
+
+FITTED = ModelInfo("a.safetensors", "SDXL", "eps", 4, "blocks-1")
+
+
+def verdicts(model: ModelInfo, guidance: float | None = 3.0, sigmas: Any = (10.0, 2.5, 0.625, 0.0)) -> dict[str, str]:
+    match = compare(replace(entry(3.0), model=FITTED), model, guidance, sigmas)
+    assert [each.what for each in match.compared] == [
+        "architecture", "prediction kind", "latent channels", "σ grid", "guidance", "checkpoint name", "fingerprint"
+    ]  # fmt: skip
+    assert all(each.words for each in match.compared)
+    assert set(match.hard) == {each.words for each in match.compared if each.verdict == "hard"}
+    assert bool(match) == (not match.hard)
+    return {each.what: each.verdict for each in match.compared}
+
+
+def test_each_thing_is_compared_by_itself() -> None:
+    agreed = dict.fromkeys(verdicts(FITTED), "same")
+    assert verdicts(FITTED) == agreed
+    for what, changes, verdict in (
+        ("architecture", {"family": "Flux"}, "hard"),
+        ("prediction kind", {"prediction": "v"}, "hard"),
+        ("latent channels", {"channels": 16}, "hard"),
+        ("architecture", {"family": ""}, "unknown"),
+        ("prediction kind", {"prediction": ""}, "unknown"),
+        ("latent channels", {"channels": None}, "unknown"),
+        ("fingerprint", {"fingerprint": "blocks-2"}, "soft"),
+        ("fingerprint", {"fingerprint": ""}, "unknown"),
+        ("checkpoint name", {"name": ""}, "unknown"),
+    ):
+        assert verdicts(replace(FITTED, **changes)) == {**agreed, what: verdict}, what
+    assert verdicts(FITTED, guidance=5.0) == {**agreed, "guidance": "soft"}
+    assert verdicts(FITTED, guidance=None) == {**agreed, "guidance": "unknown"}
+    assert verdicts(FITTED, sigmas=(9.0, 1.0, 0.0)) == {**agreed, "σ grid": "hard"}
+    assert verdicts(FITTED, sigmas=(2.5, 0.625, 0.0)) == agreed
+    assert verdicts(FITTED, sigmas=None) == {**agreed, "σ grid": "unknown"}
+
+
+def test_a_renamed_checkpoint_keeps_its_parameters() -> None:
+    renamed = replace(FITTED, name="b.safetensors")
+    match = compare(replace(entry(3.0), model=FITTED), renamed)
+    assert (match.hard, match.soft) == ((), ())
+    assert "checkpoint name: fitted on 'a.safetensors', renamed to 'b.safetensors' since" in map(str, match.compared)
+    unknown = compare(replace(entry(3.0), model=FITTED), replace(renamed, fingerprint=""))
+    assert unknown.soft == ("fitted on 'a.safetensors', this is 'b.safetensors'",)
+
+    mine = replace(entry(3.0), model=FITTED)
+    another = replace(entry(3.0), model=replace(FITTED, name="b.safetensors", fingerprint="blocks-2"))
+    there = named(another, name="other weights of that name") + named(mine, name="mine")
+    assert choose(there, renamed, 3.0, mine.parameters.sigmas).name == "mine"
+
+
+def test_what_differs_is_said_in_words() -> None:
+    match = compare(replace(entry(3.0), model=FITTED), ModelInfo("c", "Flux", "flow", 16, "blocks-3"), 1.0, (5.0, 0.0))
+    said = "; ".join((*match.hard, *match.soft))
+    for words in (
+        "architecture 'SDXL', this model has 'Flux'",
+        "prediction kind 'eps', this model has 'flow'",
+        "channels 4, this model has 16",
+        "3-step grid [10, 2.5, 0.625, 0]; [5, 0] is no part",
+        "guidance 3, this is 1",
+        "'a.safetensors', this is 'c'",
+        "other weights",
+    ):
+        assert words in said

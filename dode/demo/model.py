@@ -12,6 +12,7 @@ from torch import Tensor
 from dode.demo.network import UNet
 from dode.demo.pictures import CLASSES
 from dode.errors import ModelError
+from dode.fingerprint import fingerprint
 from dode.sampling import Guided
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
@@ -26,15 +27,16 @@ class EmbeddedModel:
     2022) and costs two evaluations of the network; ``both`` returns ``Guided`` then, with the difference of the two.
 
     Attributes:
-        name, shape, channels, sigma_min, sigma_max, family, prediction: what the command line and parameter files need to know.
+        name, shape, channels, sigma_min, sigma_max, family, prediction, fingerprint: what the command line and parameter files
+            need to know.
     """
 
     name, family, prediction = "embedded", "dode.demo.UNet", "edm"
     shape, channels = (3, 32, 32), 3
     sigma_min, sigma_max = 0.02, 80.0
 
-    def __init__(self, network: UNet):
-        self.network = network
+    def __init__(self, network: UNet, fingerprint: str = ""):
+        self.network, self.fingerprint = network, fingerprint
 
     def __call__(
         self, x: Tensor, sigma: Tensor, context: Tensor | None = None, guidance: float = 1.0, both: bool = False
@@ -77,7 +79,7 @@ def embedded_model(weights: Path = WEIGHTS, dtype: torch.dtype = torch.float32) 
         raise ModelError(
             f"The embedded model's weights {weights} cannot be used: {error}. Install the package anew."
         ) from error
-    return EmbeddedModel(network.to(dtype).eval().requires_grad_(False))
+    return EmbeddedModel(network.to(dtype).eval().requires_grad_(False), fingerprint(weights))
 
 
 def training_record(weights: Path = WEIGHTS) -> dict[str, str]:
