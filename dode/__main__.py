@@ -160,14 +160,27 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "check",
         help="measure a parameter file's claim again on a model",
-        description="Sample fresh noise with the base solver, the distilled one and the file's teacher, and compare with what "
-        "the file claims. The exit status is 1 if a distilled sampler is worse than its base.",
+        description="Sample fresh noise with the base solver, the distilled one and the file's teacher. Where the file says "
+        "how it was fitted, and this is that model, measure what it claims on the same held-out samples too. The exit status "
+        "is 1 if a distilled sampler is worse than its base, or a claim does not hold.",
     )
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--count", type=int, default=32, help="fresh samples")
     check.add_argument("--seed", type=int, default=1, help="of the noise; not the one that was fitted")
     check.add_argument("--micro-batch", type=int, default=16, help="samples given to the model at once")
     _add_model_options(check, unset="the one that each entry was fitted at")
+
+    listed = _command(
+        commands,
+        "list",
+        help="the samplers in a folder, and which of them fit a model",
+        description="List the samplers of all parameter files in a folder and its subfolders. With --model or --k-diffusion, "
+        "say of each whether it fits that model, and why not. The exit status is 1 if a file cannot be read.",
+    )
+    listed.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="default: this one")
+    listed.add_argument("--json", action="store_true", help="for programs")
+    _add_model_options(listed)
+    listed.set_defaults(model=None, run="list_files")
 
     plot = _command(commands, "plot", help="draw λ per row and the error per step")
     plot.add_argument("file", type=Path, metavar="FILE")
@@ -183,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from dode import commands
 
     try:
-        return getattr(commands, options.command)(options)
+        return getattr(commands, getattr(options, "run", options.command))(options)
     except DodeError as error:
         print(f"dode: {error}", file=sys.stderr)
         return 2

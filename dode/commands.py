@@ -1,8 +1,10 @@
 """What the commands of the command line do. Each takes the parsed options and returns the exit status."""
 
-import json
+import os
+import sys
+import tempfile
 from argparse import Namespace
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +12,32 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from dode.correction import Parameters
+from dode.claims import check as check
 from dode.distill import Distillation
 from dode.distill import distill as fit
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
-from dode.matching import compare, interpolate
-from dode.measure import Bench, rms
+from dode.listing import info as info
+from dode.listing import list_files as list_files
+from dode.matching import interpolate
+from dode.measure import Bench
 from dode.methods import METHODS, build_tableau, get_method, steps_within
-from dode.models import Model, load_model
-from dode.parameter_file import Entry, ParameterFile, load_parameters, save_parameters
+from dode.models import Model
+from dode.options import check_counts, model_of, table_text, warn_of_differences
+from dode.parameter_file import (
+    Entry,
+    ParameterFile,
+    check_capacity,
+    check_name,
+    check_words,
+    load_parameters,
+    save_numbered,
+    save_parameters,
+)
 from dode.progress import Bars
+from dode.recipe import COMMAND_LINE, recipe
 from dode.schedules import schedule
 from dode.students import SOLVERS, distill_students, usual_grids
-from dode.tableau import Tableau
 from dode.teacher import Teacher
-
-
-def _model(options: Namespace, guidance: float | None = None) -> Model:
-    """The model at a guidance scale, that of --guidance if there is no other."""
-    asked = options.guidance if guidance is None else guidance
-    return load_model(
-        options.model,
-        k_diffusion=options.k_diffusion,
-        shape=options.shape,
-        sigma_min=options.sigma_min,
-        sigma_max=options.sigma_max,
-        guidance=1.0 if asked is None else asked,
-        device=options.device,
-    )
 
 
 def _grid(model: Model, name: str, method: str, order: int | None, evaluations: int) -> Any:
@@ -45,15 +45,6 @@ def _grid(model: Model, name: str, method: str, order: int | None, evaluations: 
     if steps == 0:
         raise MethodError(f"{method!r} needs more than {evaluations} evaluations for one step.")
     return schedule(name, steps, model.sigma_min, model.sigma_max)
-
-
-def table_text(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
-        for r in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def _summary(entries: list[Entry]) -> str:
@@ -78,32 +69,71 @@ def _refuse_existing(options: Namespace) -> None:
     """Before minutes of work, not after them."""
     if options.output.exists() and not options.overwrite:
         raise FileExistsAlready(f"{options.output} exists already. Choose another name, or add --overwrite.")
+    folder = next(parent for parent in options.output.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ParameterFileError(f"{options.output} could not be written: {folder} is no folder that you may write to.")
 
 
 def distill(options: Namespace) -> int:
-    """Fit, save, and print what the held-out samples say."""
-    if options.output.suffix != ".safetensors":
-        raise ParameterFileError(f"A parameter file's name must end in .safetensors, got {options.output.name!r}.")
+    """Fit, save after each guidance scale, and print what the held-out samples say."""
+    check_name(options.output)
     _refuse_existing(options)
     if options.samples < 2:
         raise FitError(f"--samples must be at least 2, got {options.samples}: one is fitted and one judges.")
-    entries: list[Entry] = []
+    scales, budgets = tuple(dict.fromkeys(options.guidance)), sorted(set(options.evaluations))
+    check_capacity([_rows(options, n) for n in budgets] * len(scales))
+    content = ParameterFile((), options.author, options.licence, options.notes)
+    check_words(content)
     results: dict[int, Distillation] = {}
-    for guidance in dict.fromkeys(options.guidance):
-        model = _model(options, guidance)
+    for guidance in scales:
+        model = model_of(options, guidance)
         if options.mode == "paper":
-            results = {n: _fit_paper(options, model, n) for n in sorted(set(options.evaluations))}
+            results = {n: _fit_paper(options, model, n) for n in budgets}
         else:
             results = _fit_students(options, model, results)
-        entries += [Entry(result.parameters, model.info, guidance, result.report) for result in results.values()]
-    content = ParameterFile(tuple(entries), options.author, options.licence, options.notes)
-    save_parameters(options.output, content, overwrite=options.overwrite)
-    print(_summary(entries))
-    print(
-        f"\nError: RMS distance to the teacher on {entries[0].report.held_out} held-out samples." if entries[0].report else ""
-    )
+        made = recipe(COMMAND_LINE, _settings(options, model), options.mode)
+        entries = tuple(Entry(result.parameters, model.info, guidance, result.report, made) for result in results.values())
+        content = replace(content, entries=content.entries + entries)
+        _keep(options, content, ours=len(content.entries) > len(entries))
+    print(_summary(list(content.entries)))
+    report = content.entries[0].report
+    print(f"\nError: RMS distance to the teacher on {report.held_out} held-out samples." if report else "")
     print(f"Saved {options.output}")
     return 0
+
+
+def _keep(options: Namespace, content: ParameterFile, ours: bool) -> None:
+    """Save what took long to make; if it cannot go where it was to go, then elsewhere rather than nowhere.
+
+    ``ours`` says that the file is there already, from an earlier guidance scale of this fit.
+    """
+    try:
+        save_parameters(options.output, content, overwrite=options.overwrite or ours)
+        return
+    except FileExistsAlready:
+        where = options.output  # taken since the fit began
+    except ParameterFileError as error:
+        print(f"dode: {error}", file=sys.stderr)
+        where = Path(tempfile.gettempdir()) / options.output.name
+    options.output, options.overwrite = save_numbered(where, content), True
+    print(f"dode: saved as {options.output} instead.", file=sys.stderr)
+
+
+def _rows(options: Namespace, evaluations: int) -> int:
+    """Rows of the table that will be fitted; the solvers that are chosen among have one for each evaluation."""
+    if options.method is None:
+        return evaluations
+    steps = steps_within(options.method, evaluations, options.order)
+    return len(build_tableau(options.method, range(steps, -1, -1), options.order).rows) if steps else 1
+
+
+def _settings(options: Namespace, model: Model) -> dict[str, Any]:
+    """The options that a fit depends on, and what the model answered where they left it open."""
+    names = ("mode", "method", "order", "evaluations", "schedule", "directions", "samples", "held_out", "teacher", "substeps")
+    settings = {name: getattr(options, name) for name in (*names, "micro_batch", "seed", "guidance", "device")}
+    named = [Path(path) for path in options.k_diffusion] if options.k_diffusion else None
+    settings |= {"model": None if named else options.model, "k_diffusion": named, "shape": model.shape}
+    return {**settings, "sigma_min": model.sigma_min, "sigma_max": model.sigma_max}
 
 
 def _common(options: Namespace, model: Model) -> dict[str, Any]:
@@ -191,9 +221,8 @@ def sample(options: Namespace) -> int:
     if options.output.suffix not in (".safetensors", ".png"):
         raise ModelError(f"OUT must end in .safetensors or .png, got {options.output.name!r}.")
     _refuse_existing(options)
-    if options.count < 1 or options.micro_batch < 1:
-        raise ModelError("--count and --micro-batch must be at least 1.")
-    model = _model(options)
+    check_counts(options)
+    model = model_of(options)
     if options.parameters is None:
         method = options.method or "euler"
         sigmas = _grid(model, options.schedule, method, options.order, options.evaluations)
@@ -207,15 +236,6 @@ def sample(options: Namespace) -> int:
     _write(options.output, latents)
     print(f"{options.count} samples at {tableau.evaluations} evaluations: {options.output}")
     return 0
-
-
-def warn_of_differences(entry: Entry, model: Model, guidance: float) -> None:
-    """Refuse parameters of another kind of model; say what else differs."""
-    match = compare(entry, model.info, guidance)
-    if not match:
-        raise ParameterError(f"These parameters belong to another kind of model: {'; '.join(match.hard)}.")
-    for difference in match.soft:
-        print(f"Note: {difference}.")
 
 
 def _write(path: Path, latents: Tensor) -> None:
@@ -234,105 +254,6 @@ def _write(path: Path, latents: Tensor) -> None:
         path.write_bytes(save_tensors({"latents": latents.contiguous()}))
     except OSError as error:
         raise ParameterFileError(f"{path} could not be written: {error.strerror or error}.") from error
-
-
-def info(options: Namespace) -> int:
-    """Print everything a file says."""
-    content = load_parameters(options.file)
-    if options.json:
-        described = [{**asdict(e), "evaluations": e.evaluations} for e in (replace(entry) for entry in content.entries)]
-        for item in described:
-            for name in ("values", "guidance"):
-                table = item["parameters"][name]
-                item["parameters"][name] = None if table is None else table.tolist()
-        words = {name: getattr(content, name) for name in ("author", "licence", "notes", "software")}
-        print(json.dumps({"file": str(options.file), **words, "entries": described}, indent=2))
-        return 0
-    print(f"{options.file}: {len(content.entries)} distilled sampler(s), written by {content.software or 'unknown software'}")
-    for name in ("author", "licence", "notes"):
-        if getattr(content, name):
-            print(f"{name}: {getattr(content, name)}")
-    for entry in content.entries:
-        print("\n" + describe(entry))
-    return 0
-
-
-def describe(entry: Entry) -> str:
-    """An entry in words."""
-    p, m, r = entry.parameters, entry.model, entry.report
-    kinds = [part for part in (m.family, m.prediction, f"{m.channels} channels" if m.channels else "") if part]
-    lines = [
-        f"D-{p.method} (order {p.order}), {entry.evaluations} evaluations, {p.directions} prediction, {p.coordinate}",
-        f"  model     {m.name or 'unknown'} ({', '.join(kinds) or 'nothing known'})",
-        f"  guidance  {'unknown' if entry.guidance is None else format(entry.guidance, 'g')}",
-        f"  sigmas    {' '.join(f'{s:.4g}' for s in p.sigmas)}",
-        *(f"  lambda {row + 1:<3}{' '.join(f'{v:+.4f}' for v in values)}" for row, values in enumerate(p.values)),
-    ]
-    if p.guidance is not None:
-        lines += [f"  gamma {row + 1:<4}{' '.join(f'{v:+.4f}' for v in values)}" for row, values in enumerate(p.guidance)]
-    if p.model_sigmas is not None:
-        lines.append(f"  told      {' '.join(f'{s:.4g}' for s in p.model_sigmas)} (noise levels that the model is told)")
-    if r is not None:
-        t = r.teacher
-        lines += [
-            f"  teacher   {t.method}, {t.substeps} substeps a step (its own error {r.teacher_error:.4g})",
-            f"  samples   {r.samples}, {r.held_out} of them held out, seed {r.seed}",
-            f"  error     {r.error_base:.4g} base, {r.error_distilled:.4g} distilled, ratio {r.ratio:.2f} (held out)",
-            f"  guard     kept {' '.join(f'{k:g}' for k in r.kept)} of the rows' corrections, {r.strength:g} of the whole",
-            f"  cost      {', '.join(f'{count} {stage}' for stage, count in r.model_evaluations.items())} evaluations",
-        ]
-    return "\n".join(lines)
-
-
-def check(options: Namespace) -> int:
-    """Measure a file's claim again on fresh noise."""
-    content = load_parameters(options.file)
-    if options.count < 1 or options.micro_batch < 1:
-        raise ModelError("--count and --micro-batch must be at least 1.")
-    models: dict[float, Model] = {}
-    rows = [["solver", "NFE", "base", "distilled", "ratio", "claimed"]]
-    worse = 0
-    for entry in content.entries:
-        scale = options.guidance or entry.guidance or 1.0
-        model = models[scale] if scale in models else models.setdefault(scale, _model(options, scale))
-        warn_of_differences(entry, model, scale)
-        if entry.report is not None and entry.report.seed == options.seed:
-            raise FitError(f"Seed {options.seed} is the one that was fitted; choose another, so that the noise is fresh.")
-        bench = Bench(model, options.count, options.seed, options.micro_batch)
-        base, distilled = _errors(bench, entry.parameters, _reference(entry))
-        worse += distilled > base
-        claimed = entry.report.error_distilled / entry.report.error_base if entry.report and entry.report.error_base else None
-        cells = [
-            f"{base:.4f}",
-            f"{distilled:.4f}",
-            f"{distilled / base if base else 1:.2f}",
-            "" if claimed is None else f"{claimed:.2f}",
-        ]
-        rows.append([entry.parameters.method, str(entry.evaluations), *cells])
-    print(table_text(rows))
-    print(f"\nError: RMS distance to the file's teacher on {options.count} fresh samples, seed {options.seed}.")
-    if worse:
-        print(f"{worse} of {len(content.entries)} distilled samplers are worse than their base on this model.")
-    return 1 if worse else 0
-
-
-def _reference(entry: Entry) -> Tableau:
-    teacher = entry.report.teacher if entry.report else Teacher(coordinate=entry.parameters.coordinate)
-    return teacher.tableau(entry.parameters.base().levels)
-
-
-def _errors(bench: Bench, parameters: Parameters, reference: Tableau) -> tuple[float, float]:
-    with Bars(f"{parameters.method} ") as bars:
-        tables = [reference, parameters.base(), parameters.tableau()]
-        total, done = bench.count * sum(t.evaluations for t in tables), 0
-
-        def tick(evaluations: int) -> None:
-            nonlocal done
-            done += evaluations
-            bars("check", done, total)
-
-        target, base, distilled = (bench.run(t, tick) for t in tables)
-    return rms(base, target), rms(distilled, target)
 
 
 def plot(options: Namespace) -> int:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dode.bounded_json import parse_object
-from dode.errors import FormatError
+from dode.errors import ForeignFileError, FormatError
 from dode.tableau import Array
 
 MAX_FILE_BYTES = 2 << 20
@@ -34,20 +34,22 @@ class Container:
     def __init__(self, stream: BinaryIO, size: int):
         """``stream`` stands at the start of ``size`` bytes; no more than the header is read."""
         if size > MAX_FILE_BYTES:
-            raise FormatError(f"a parameter file is at most {MAX_FILE_BYTES >> 20} MiB, this is larger: not a parameter file.")
+            raise ForeignFileError(
+                f"a parameter file is at most {MAX_FILE_BYTES >> 20} MiB, this is larger: not a parameter file."
+            )
         head = _read(stream, min(8, size))
         length = int.from_bytes(head, "little")
         if len(head) < 8 or not 2 <= length <= size - 8:
             raise FormatError("not a safetensors file: its header is missing or cut off.")
         if length > MAX_HEADER_BYTES:
-            raise FormatError(f"its header is larger than {MAX_HEADER_BYTES >> 20} MiB: not a parameter file.")
+            raise ForeignFileError(f"its header is larger than {MAX_HEADER_BYTES >> 20} MiB: not a parameter file.")
         try:
             header = parse_object(_read(stream, length).decode(), "header")
         except UnicodeDecodeError as error:
             raise FormatError("header is not valid JSON.") from error
         metadata = header.pop(_METADATA, None)
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise FormatError("this safetensors file has no D-ODE metadata: it was made by other software.")
+            raise ForeignFileError("this safetensors file has no D-ODE metadata: it was made by other software.")
         self.metadata: dict[str, str] = metadata
         self._header, self._stream, self._bytes = header, stream, size - 8 - length
 

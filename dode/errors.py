@@ -37,6 +37,10 @@ class FormatError(ParameterFileError):
     """A file that is not a parameter file, or whose content breaks a rule of the format."""
 
 
+class ForeignFileError(FormatError):
+    """A file of other software, or one that is too large to be a parameter file."""
+
+
 class VersionError(ParameterFileError):
     """A parameter file of a format version this software does not know."""
 

@@ -5,6 +5,7 @@ every sampler is built once, so that what is read can be used. A reader ignores 
 added without a new version.
 """
 
+import contextlib
 import json
 import os
 import stat
@@ -20,7 +21,7 @@ from dode.bounded_json import MAX_NUMBER, MAX_TEXT, Fields, check_text, parse_ob
 from dode.container import Container, opened, packed
 from dode.correction import Parameters
 from dode.distill import Report
-from dode.errors import DodeError, FileExistsAlready, FormatError, ParameterFileError, VersionError
+from dode.errors import DodeError, FileExistsAlready, ForeignFileError, FormatError, ParameterFileError, VersionError
 from dode.tableau import Array
 from dode.teacher import Teacher
 from dode.version import __version__
@@ -143,6 +144,25 @@ def check_words(content: ParameterFile) -> None:
             raise ParameterFileError(f"This cannot be stored: {name} must be a text of at most {MAX_TEXT} characters.")
 
 
+def check_capacity(rows: Sequence[int]) -> None:
+    """Raises ParameterFileError where no file holds samplers of so many rows each: to be called before a fit, not after it."""
+    if len(rows) > MAX_ENTRIES or sum(rows) > MAX_ROWS:
+        raise ParameterFileError(
+            f"A file holds at most {MAX_ENTRIES} samplers with {MAX_ROWS} rows in all; these would be {len(rows)} with "
+            f"{sum(rows)}. Fit fewer step counts or guidance scales at a time."
+        )
+
+
+def save_numbered(path: Path, content: ParameterFile) -> Path:
+    """``save_parameters`` under this name, or if it is taken with a number after it: nothing is ever overwritten."""
+    number, target = 1, path
+    while True:
+        with contextlib.suppress(FileExistsAlready):
+            return save_parameters(target, content)
+        number += 1
+        target = path.with_name(f"{path.stem}_{number:05}{path.suffix}")
+
+
 def load_parameters(path: str | os.PathLike[str]) -> ParameterFile:
     """Read a parameter file. Of a file that is too large, or of another kind, no more is read than it takes to know.
 
@@ -209,7 +229,7 @@ def _cleaned(described: Mapping[str, Any]) -> dict[str, Any]:
 def _content(container: Container) -> ParameterFile:
     metadata = container.metadata
     if metadata.get("format") != FORMAT:
-        raise FormatError(f"format is {str(metadata.get('format'))[:40]!r}, not {FORMAT!r}: made by other software.")
+        raise ForeignFileError(f"format is {str(metadata.get('format'))[:40]!r}, not {FORMAT!r}: made by other software.")
     version = metadata.get("format_version")
     if version not in READABLE_VERSIONS:
         raise VersionError(

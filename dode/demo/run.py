@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dode.commands import table_text
 from dode.distill import distill
 from dode.measure import Bench, rms
 from dode.methods import METHODS, build_tableau, steps_within
 from dode.models import Model, load_model
+from dode.options import table_text
 from dode.parameter_file import Entry, ParameterFile, save_parameters
 from dode.plots import plot_entries, pyplot, sheet
 from dode.progress import Bars
