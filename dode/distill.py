@@ -9,6 +9,7 @@ result are not fitted, and a correction that does not help them is shrunk or dro
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dode.correction import MAX_TAPS, Parameters, correct, edit_row
-from dode.errors import FitError
+from dode.errors import FitError, NotFiniteError
 from dode.least_squares import solve_normal_equations
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method
@@ -122,7 +123,8 @@ def distill(
             stage "teacher", "student" or "check"; and with "fit", counted in rows, when a row of the student is fitted.
 
     Returns:
-        Parameters and a report. With the guard, the distilled solver's held-out error is never above the base solver's.
+        Parameters and a report. With the guard, the distilled solver's held-out error is never above the base solver's. Where
+        corrections make the model return NaN or infinity, they are dropped: λ = 0, and ``report.kept`` is 0.
 
     Raises:
         FitError, GridError, MethodError: unusable settings. ModelError: the model returned NaN or a wrong shape.
@@ -146,7 +148,10 @@ def distill(
         target_at = dict(zip(levels[1:], targets, strict=True))
 
         model.enter("student", base.evaluations * len(x))
-        values, kept = _fit_rows(model, x, base, form, taps, ridge, target_at, batches, held, guard)
+        try:
+            values, kept = _fit_rows(model, x, base, form, taps, ridge, target_at, batches, held, guard)
+        except NotFiniteError:  # if the base solver leads there too, its check says so
+            values, kept = np.zeros((len(base.rows), taps)), [0.0] * len(base.rows)
         chosen = order if order is not None else entry.default_order
         parameters = Parameters(method, chosen, form, tuple(check_sigmas(sigmas).tolist()), values, coordinate)
         check = _check(model, x, parameters, teacher, levels, target_at, held, micro_batch, guard)
@@ -334,9 +339,10 @@ def _check(
     if parameters.values.any():
         for strength in _STRENGTHS if guard else _STRENGTHS[:1]:
             tableau = correct(base, parameters.directions, parameters.values, strength)
-            after = errors(tableau, steps)
-            if after[-1] < before[-1] or not guard:
-                break
+            with suppress(NotFiniteError):
+                after = errors(tableau, steps)
+                if after[-1] < before[-1] or not guard:
+                    break
         else:
             after, strength = before, 0.0
     halved = errors(coarse, [levels[-1]], len(coarse.sigmas) - 1)

@@ -29,6 +29,10 @@ class ModelError(DodeError):
     """A denoiser that cannot be loaded, or returned something that is not a denoised batch."""
 
 
+class NotFiniteError(ModelError):
+    """A denoiser that returned NaN or infinity."""
+
+
 class ParameterFileError(DodeError):
     """A parameter file that cannot be read or written."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode.errors import ModelError
+from dode.errors import ModelError, NotFiniteError
 from dode.sampling import Denoiser, Guided
 
 ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
@@ -36,7 +36,7 @@ class Metered:
         """A plain denoiser for the samples with these indices.
 
         Raises (when called):
-            ModelError: the model returned NaN, infinity or no tensor.
+            NotFiniteError: the model returned NaN or infinity. ModelError: it returned no tensor.
         """
         extra = self.extra_args(samples) if callable(self.extra_args) else (self.extra_args or {})
 
@@ -47,7 +47,7 @@ class Metered:
                 raise ModelError(f"The denoiser must return a tensor, got {type(out).__name__}.")
             parts = [part.to(y.device, y.dtype) for part in parts]
             if not all(torch.isfinite(part).all() for part in parts):
-                raise ModelError(
+                raise NotFiniteError(
                     f"The model returned NaN or infinity at sigma {float(sigma[0]):.4g}. Nothing was fitted; check the model, "
                     "its precision and the guidance scale, or start from a smaller sigma."
                 )

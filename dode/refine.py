@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dode.correction import MAX_TOLD_RATIO, Parameters, available_taps
 from dode.distill import squares
-from dode.errors import DodeError
+from dode.errors import DodeError, NotFiniteError
 from dode.least_squares import solve_normal_equations
 from dode.metered import Metered
 from dode.sampling import Guided, Walk, drive
@@ -75,11 +75,14 @@ class Targets:
     held: list[int]
 
     def errors(self, model: Metered, tableau: Tableau) -> Array:
-        """Mean squared distance to the teacher of each sample, (N,)."""
+        """Mean squared distance to the teacher of each sample, (N,); infinite if the model returned NaN or infinity."""
         found = []
-        for batch in self.batches:
-            walk = _begin(model, batch, self.start(self.noise[batch], tableau.sigma), tableau)
-            found.append(squares(_finish(model, batch, walk, tableau) - self.ends[batch]))
+        try:
+            for batch in self.batches:
+                walk = _begin(model, batch, self.start(self.noise[batch], tableau.sigma), tableau)
+                found.append(squares(_finish(model, batch, walk, tableau) - self.ends[batch]))
+        except NotFiniteError:
+            return np.full(sum(len(batch) for batch in self.batches), np.inf)
         return np.concatenate(found) / self.noise[0].numel()
 
 
@@ -87,7 +90,7 @@ class Numbers:
     """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level goes above ``highest``."""
 
     def __init__(self, start: Parameters, freedom: Freedom, guided: bool, highest: float | None = None):
-        self.start, self.highest = start, start.sigmas[0] if highest is None else highest
+        self.start, self.highest = start, max(start.sigmas[0], highest or 0.0)  # a start may lie a rounding error above
         base = start.base()
         rows, available = len(base.rows), available_taps(base)
         names = [("tap", row, k) for row in range(rows) for k in range(min(freedom.taps, available[row]))]
@@ -183,7 +186,10 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     best, errors = start, targets.errors(model, start.tableau())
     best_errors, damping = errors, 1e-2
     for _ in range(freedom.iterations):
-        grams = _grams(model, targets, numbers, offsets)[fitted]
+        try:
+            grams = _grams(model, targets, numbers, offsets)[fitted]
+        except NotFiniteError:
+            break
         gram = grams.sum(axis=0)
         ridge = _choose_ridge(grams, offsets, numbers.shrunk)
         # Trying a step costs little beside the derivatives, so several lengths are tried and the best is taken.

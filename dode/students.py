@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dode.correction import Parameters
 from dode.distill import Distillation, Report, check_split, split
-from dode.errors import FitError
+from dode.errors import FitError, NotFiniteError
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method, steps_within
 from dode.refine import Freedom, Start, Targets, refine
@@ -119,10 +119,9 @@ def distill_students(
         targets = Targets(noise, start, run(fine, batches), high, batches, held)
         for number, budget in enumerate(evaluations):
             before = dict(model.counts)
-            candidates = _candidates(model, targets, budget, solvers, make, coordinate)
+            candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate))
             starts = candidates[: max(1, freedom.starts)] if continued is None else [continued[number]]
             results = [refine(model, targets, c, freedom) for c in starts]
-            base = _held_error(targets.errors(model, candidates[0].tableau()), held)
             parameters, errors = min(results, key=lambda result: result[1][held].mean())
             after = _held_error(errors, held)
             counts = {k: v - before.get(k, 0) if k in ("search", "refine") else v for k, v in model.counts.items()}
@@ -189,6 +188,18 @@ def _candidates(
     model.enter("search", model.counts.get("search", 0) + len(few) * sum(table.evaluations for table in tables))
     order = sorted(tables, key=lambda table: float(tried.errors(model, table).mean()))
     return [tables[table] for table in order]
+
+
+def _beaten(model: Metered, targets: Targets, candidates: list[Parameters]) -> tuple[list[Parameters], float]:
+    """The candidates from the best that works on all samples on, and its error on the held-out ones, which is to be beaten."""
+    for number, candidate in enumerate(candidates):
+        errors = targets.errors(model, candidate.tableau())
+        if np.isfinite(errors).all():
+            return candidates[number:], _held_error(errors, targets.held)
+    raise NotFiniteError(
+        f"With each of the {len(candidates)} solvers and schedules to start from, the model returned NaN or infinity. Nothing "
+        "was fitted; check the model, its precision and the guidance scale."
+    )
 
 
 def _rms(difference: Tensor) -> float:

@@ -137,7 +137,7 @@ def flipped(graph: Graph, on: Links) -> None:
     graph.save_latent(link(sampler_custom(graph, on, link(made, 1), link(back), cfg=CFG)))
 
 
-def sigmas(text: str, **changes: Any) -> Callable[[Graph, Links], None]:
+def sigmas(text: str, **changes: Any) -> Callable[[Graph, Links], object]:
     def build(graph: Graph, on: Links) -> None:
         distill(graph, on, sigmas=link(graph.add("ManualSigmas", sigmas=text)), **changes)
 
@@ -149,11 +149,11 @@ def without_negative(graph: Graph, on: Links) -> None:
     distill(graph, on)
 
 
-def cached(node: str) -> Callable[[Graph, Links], None]:
-    return lambda graph, on: distill(graph, patch(node, **CACHE)(graph, on)) and None
+def cached(node: str) -> Callable[[Graph, Links], object]:
+    return lambda graph, on: distill(graph, patch(node, **CACHE)(graph, on))
 
 
-SAYS: dict[str, tuple[Callable[[Graph, Links], None], str]] = {
+SAYS: dict[str, tuple[Callable[[Graph, Links], object], str]] = {
     "sampling on flipped sigmas": (flipped, "strictly descending"),
     "the same noise level twice": (sigmas("10, 5, 5, 0"), "strictly descending"),
     "sigmas without a step": (sigmas("10"), "hold no step"),
@@ -162,9 +162,9 @@ SAYS: dict[str, tuple[Callable[[Graph, Links], None], str]] = {
     "EasyCache": (cached("EasyCache"), "has a step cache"),
     "LazyCache": (cached("LazyCache"), "has a step cache"),
     "windows over a batch of frames": (
-        lambda graph, on: distill(graph, patch("ContextWindowsManual", **{**WINDOWS, "dim": 0})(graph, on)) and None,
+        lambda graph, on: distill(graph, patch("ContextWindowsManual", **{**WINDOWS, "dim": 0})(graph, on)),
         "a batch is one video",
     ),
     "the same noise level twice, in mode balanced": (sigmas("10, 5, 5, 0", mode="balanced"), "strictly descending"),
-    "hooks that change on the way": (lambda graph, on: distill(graph, hook(graph, on, True)) and None, "hooks with keyframes"),
+    "hooks that change on the way": (lambda graph, on: distill(graph, hook(graph, on, True)), "hooks with keyframes"),
 }
