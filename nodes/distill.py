@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from dode.errors import FitError
+from dode.errors import FitError, ParameterFileError
 from dode.methods import METHODS, get_method
 from dode.parameter_file import Entry, ParameterFile
 
 from . import library
 from .fit import PaperFit, StudentsFit, run_paper, run_students
-from .host import CATEGORY, Params, Prompts, feature, io, send_text
+from .host import CATEGORY, Params, Prompts, feature, io, log, send_text
 from .inside import Task
 from .sampler import entry_sampler, entry_sigmas
 from .text import gain, summary
@@ -179,6 +179,8 @@ class DODEDistillSampler(io.ComfyNode):
         also_cfg: str = "",
     ) -> Any:
         node_id = cls.hidden.unique_id
+        if save_as.strip():
+            library.target_of(save_as)  # says now, not after the fit, that it is no name
         counts = _list(also_steps, int, 1, 100, "also_steps", _MOST_STEP_COUNTS)
         scales = _list(also_cfg, float, 0.0, 100.0, "also_cfg", _MOST_SCALES)
         positives = _as_prompts(positive)
@@ -214,11 +216,24 @@ class DODEDistillSampler(io.ComfyNode):
             grid = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
             entries, made, seconds = run_paper(task, grid, PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps), node_id)
         # Saved before anything else can go wrong: it took minutes to make.
-        saved = library.save(ParameterFile(tuple(entries)), save_as) if save_as.strip() else None
-        report = _report(entries, len(positives), made, seconds, str(saved) if saved else None)
+        report = _report(entries, len(positives), made, seconds, _save(entries, save_as))
         send_text(report, node_id)
         entry = entries[0]
         return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), report, ui={"text": (report,)})
+
+
+def _save(entries: list[Entry], name: str) -> str:
+    """Save under a name, and say where. A disk that refuses does not undo the fit: its result is still the node's output."""
+    if not name.strip():
+        return "Not saved: no name was given."
+    try:
+        return f"Saved as {library.save(ParameterFile(tuple(entries)), name)}"
+    except ParameterFileError as error:
+        log.error("D-ODE: the distilled sampler could not be saved: %s", error)
+        return (
+            f"NOT SAVED: {error}\nThe sampler is still in this node's outputs, until ComfyUI ends: make room, connect "
+            "Save D-ODE Parameters, and queue again."
+        )
 
 
 def _list(text: str, kind: Callable[[str], Any], low: float, high: float, name: str, most: int) -> list[Any]:
@@ -247,8 +262,7 @@ def _as_prompts(positive: Any) -> list[Any]:
     return prompts
 
 
-def _report(entries: list[Entry], prompts: int, evaluations: int, seconds: float, path: str | None) -> str:
-    where = f"Saved as {path}" if path else "Not saved: no name was given."
+def _report(entries: list[Entry], prompts: int, evaluations: int, seconds: float, where: str) -> str:
     return "\n".join(
         [
             *(line for entry in entries for line in (summary(entry), gain(entry))),

@@ -56,6 +56,20 @@ def interrupted() -> None:
     feature("comfy.model_management:throw_exception_if_processing_interrupted")()
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the compute device has no memory left."""
+    asked = optional("comfy.model_management:is_oom")
+    kind = optional("comfy.model_management:OOM_EXCEPTION")
+    told = "out of memory" in str(error).lower() and isinstance(error, RuntimeError)  # as some devices say it
+    known = kind is not None and kind is not Exception and isinstance(error, kind)
+    return told or known or bool(asked is not None and kind is not Exception and asked(error))
+
+
+def free_cache() -> None:
+    """Give back memory that the device's allocator holds and nothing uses."""
+    feature("comfy.model_management:soft_empty_cache")()
+
+
 def send_text(text: str, node_id: str | None) -> None:
     """Show a line on a node, where this host can."""
     server = getattr(optional("server:PromptServer"), "instance", None)

@@ -13,7 +13,7 @@ from dode.sampling import Guided
 
 from .guided import start_at, told, with_guidance
 from .guider import Conditioning, PromptsGuider
-from .host import feature
+from .host import feature, free_cache, log, out_of_memory
 from .latents import flat, noise_and_empty, picture_in
 from .progress import Progress
 
@@ -96,7 +96,7 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
 
     def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model_k.inner_model
-        model = with_guidance(model_k) if both else model_k
+        model = _Halving(with_guidance(model_k) if both else model_k)
         denoiser = _denoiser(model, guider, extra_args, prompt_of, sigma_list, lambda x: progress.show(picture_in(x, noise)))
         body(Inside(denoiser, packed, lambda part, sigma: start_at(guider, part, sigma), x.device))
         return x
@@ -107,6 +107,33 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
     # The host reckons memory, and prepares conditionings, for the batch it is given: one micro-batch.
     part = slice(0, min(task.at_once, task.samples))
     guider.sample(noise[part], empty[part], KSAMPLER(sampler), sigmas, disable_pbar=True, seed=task.seed)
+
+
+class _Halving:
+    """The host's model; once it has run out of memory, half as many samples at once. What is fitted does not depend on that.
+
+    It is tried once: a second time the host's exception passes, with the host's own advice.
+    """
+
+    def __init__(self, model: Callable[..., Tensor | Guided]):
+        self.model, self.most = model, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, **arguments: Any) -> Tensor | Guided:
+        if not self.most:
+            try:
+                return self.model(x, sigma, **arguments)
+            except Exception as error:
+                if len(x) < 2 or not out_of_memory(error):
+                    raise
+            # Outside the handler, whose traceback holds the failed call's memory.
+            self.most = (len(x) + 1) // 2
+            log.warning("D-ODE: out of memory with %d samples at once; going on with %d at a time.", len(x), self.most)
+            free_cache()
+        outputs = [self.model(a, b, **arguments) for a, b in zip(x.split(self.most), sigma.split(self.most), strict=True)]
+        guided = [output for output in outputs if isinstance(output, Guided)]
+        if len(guided) == len(outputs):
+            return Guided(*(torch.cat(parts) for parts in zip(*guided, strict=True)))
+        return torch.cat([output.denoised if isinstance(output, Guided) else output for output in outputs])
 
 
 def _denoiser(

@@ -102,8 +102,8 @@ def _warn_once(text: str) -> None:
         log.warning("D-ODE: %s", text)
 
 
-def save(content: ParameterFile, name: str) -> Path:
-    """Write a file under output/dode. A name that is taken gets a number: nothing is ever overwritten."""
+def target_of(name: str) -> Path:
+    """The file under output/dode that a name stands for, taken or not. Raises ParameterFileError where it is no name."""
     folder = output_folder()
     stem = name.strip().removesuffix(".safetensors")
     target = folder / f"{stem}.safetensors"
@@ -112,6 +112,13 @@ def save(content: ParameterFile, name: str) -> Path:
         raise ParameterFileError(
             f"{name!r} is no name for a parameter file. Use a plain name, with / for subfolders of {folder}."
         )
+    return target
+
+
+def save(content: ParameterFile, name: str) -> Path:
+    """Write a file under output/dode. A name that is taken gets a number: nothing is ever overwritten."""
+    target = target_of(name)
+    folder, stem = target.parent, target.name.removesuffix(".safetensors")
     number = 1
     while True:
         try:

@@ -14,6 +14,8 @@ import torch
 from comfy.model_base import ModelType
 from torch import Tensor
 
+from .faults import Fault
+
 KINDS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION, "edm": ModelType.EDM, "flow": ModelType.FLOW}
 
 
@@ -107,4 +109,9 @@ class StockSampler:
         return (comfy.samplers.KSAMPLER(on_its_own_sigmas, dict(entry.stock[number].options(entry.default_order))),)
 
 
-NODE_CLASS_MAPPINGS = {"DodeTestStockSampler": StockSampler, "DodeTestModel": TestModel, "DodeTestWatchSigmas": WatchSigmas}
+NODE_CLASS_MAPPINGS = {
+    "DodeTestFault": Fault,
+    "DodeTestStockSampler": StockSampler,
+    "DodeTestModel": TestModel,
+    "DodeTestWatchSigmas": WatchSigmas,
+}
