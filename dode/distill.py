@@ -263,8 +263,13 @@ def _fit_rows(
         usable = min(taps, converter.evaluations - 1)
         h = increment(form, converter.sigma, row.sigma)
         grams = [_gram(walk, row, target_at[row.sigma][batch], h, usable) for walk, batch in zip(walks, batches, strict=True)]
-        values[number, :usable], part = _solve(np.concatenate(grams), ridge, held, guard)
+        gram = np.concatenate(grams)
+        values[number, :usable], part = _solve(gram, ridge, held, guard)
         kept.append(part)
+        elements = x[0].numel()
+        change = np.append(-values[number, :usable], 1.0)
+        after = np.einsum("i,bij,j->b", change, gram[held], change)
+        model.measured("student", number + 1, _rms(gram[held][:, -1, -1], elements), _rms(after, elements))
         if model.progress is not None:
             model.progress("fit", number + 1, len(base.rows))
         row = edit_row(row, converter.sigma, form, converter.evaluations, values[number])

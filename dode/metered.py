@@ -16,6 +16,8 @@ Progress = Callable[[str, int, int], None]
 class Metered:
     """A denoiser on its device, for batches that come from and go back to where the fit keeps them (CPU memory).
 
+    A ``progress`` that has a method ``measured(stage, number, before, after)`` also hears errors as they become known.
+
     Attributes:
         counts: evaluations by stage, each counted once per sample.
     """
@@ -31,6 +33,12 @@ class Metered:
         self.totals[stage] = total
         if self.progress is not None:
             self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
+
+    def measured(self, stage: str, number: int, before: float, after: float) -> None:
+        """Report RMS errors on the held-out samples: of row or round ``number`` of a stage, undistilled and distilled."""
+        hear = getattr(self.progress, "measured", None)
+        if hear is not None:
+            hear(stage, number, before, after)
 
     def on(self, samples: Tensor) -> Denoiser:
         """A plain denoiser for the samples with these indices.

@@ -12,7 +12,8 @@ from dode.parameter_file import Entry
 from dode.sampling import make_sampler
 from dode.teacher import Teacher, nested_grid
 
-from .host import CATEGORY, Params, feature, io, previewer, send_text, ui
+from .cards import compared
+from .host import CATEGORY, Params, feature, io, ui
 from .latents import flat, picture_of
 from .model_info import coordinate_of, model_info, with_channels_of
 from .plot import side_by_side
@@ -91,7 +92,7 @@ class DODECompare(io.ComfyNode):
             (KSAMPLER(make_sampler(reference, coordinate=coordinate)), tuple(nested_grid(levels, reference_substeps))),
         )
         steps = sum(len(sigmas) - 1 for _, sigmas in runs)
-        results = _sample(guider, latent, seed, runs, _Steps(model, cls.hidden.unique_id, steps))
+        results = _sample(guider, latent, seed, runs, _Steps(cls.hidden.unique_id, steps))
         names = (parameters.parameters.method, f"{parameters.parameters.method} distilled", reference)
         evaluations = (parameters.evaluations, parameters.evaluations, fine.tableau(levels).evaluations)
         errors = [rms(flat(result), flat(results[2])) for result in results]
@@ -100,22 +101,22 @@ class DODECompare(io.ComfyNode):
         pictures = [_decode(vae, result) for result in results]
         picture = side_by_side(list(zip(*pictures, strict=True)), captions)
         report = _report(names, evaluations, errors)
-        send_text(report, cls.hidden.unique_id)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(picture, torch.cat(pictures), report, ui={**shown, "text": (report,)})
+        saved = [ui.PreviewImage(part, cls=cls).as_dict()["images"] for part in pictures]
+        solvers = (names[0], names[0], reference)
+        shown = compared(zip(solvers, evaluations, (*errors[:2], None), saved, strict=True))
+        return io.NodeOutput(picture, torch.cat(pictures), report, ui={"text": (report,), "dode": (shown,)})
 
 
 class _Steps:
     """One progress bar over the three runs."""
 
-    def __init__(self, model: Any, node_id: str | None, total: int):
+    def __init__(self, node_id: str | None, total: int):
         self.bar = feature("comfy.utils:ProgressBar")(total, node_id=node_id)
-        self.previewer, self.total, self.done = previewer(model), total, 0
+        self.total, self.done = total, 0
 
     def __call__(self, step: int, x0: Tensor, x: Tensor, steps: int) -> None:
         self.done += 1
-        picture = self.previewer.decode_latent_to_preview_image("JPEG", picture_of(x0)) if self.previewer else None
-        self.bar.update_absolute(self.done, self.total, picture)
+        self.bar.update_absolute(self.done, self.total)
 
 
 def _sample(guider: Any, latent: dict[str, Any], seed: int, runs: Any, steps: _Steps) -> list[Any]:

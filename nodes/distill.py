@@ -1,6 +1,7 @@
 """Distill Sampler: fits a D-ODE sampler on the loaded model."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +11,13 @@ from dode.methods import METHODS, get_method
 from dode.parameter_file import Entry, ParameterFile
 
 from . import library
+from .cards import entry_card, saved_card, workflow_id
 from .fit import PaperFit, StudentsFit, run_paper, run_students
-from .host import CATEGORY, Params, Prompts, feature, io, log, send_text
+from .host import CATEGORY, Params, Prompts, feature, io, log
 from .inside import Task
+from .progress import Place
 from .sampler import entry_sampler, entry_sigmas
+from .steps_saved import measure, words
 from .text import gain, summary
 
 # Fit modes, by the names that users see: those of dode.students, and for the others the arguments of dode.distill.distill.
@@ -152,7 +156,7 @@ class DODEDistillSampler(io.ComfyNode):
                 io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels that belong to the sampler."),
                 io.String.Output(display_name="report", tooltip="What was measured, and where the file is."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
@@ -178,7 +182,7 @@ class DODEDistillSampler(io.ComfyNode):
         also_steps: str = "",
         also_cfg: str = "",
     ) -> Any:
-        node_id = cls.hidden.unique_id
+        place = Place(cls.hidden.unique_id, workflow_id(cls.hidden.extra_pnginfo))
         if save_as.strip():
             library.target_of(save_as)  # says now, not after the fit, that it is no name
         counts = _list(also_steps, int, 1, 100, "also_steps", _MOST_STEP_COUNTS)
@@ -207,33 +211,51 @@ class DODEDistillSampler(io.ComfyNode):
                 teacher=None if teacher == _OWN_TEACHER else teacher,
                 substeps=teacher_substeps,
             )
-            entries, made, seconds = run_students(task, settings, node_id)
+            made = run_students(task, settings, place)
         else:
             if counts or scales:
                 raise FitError(f"Mode {mode} fits for one number of steps and one guidance. Empty also_steps and also_cfg.")
             method = _USUAL_SOLVER if solver == _BEST_SOLVER else solver
             own = get_method(method).teacher if teacher == _OWN_TEACHER else teacher
             grid = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
-            entries, made, seconds = run_paper(task, grid, PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps), node_id)
+            made = run_paper(task, grid, PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps), place)
         # Saved before anything else can go wrong: it took minutes to make.
-        report = _report(entries, len(positives), made, seconds, _save(entries, save_as))
-        send_text(report, node_id)
-        entry = entries[0]
-        return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), report, ui={"text": (report,)})
+        path, where = _save(made.entries, save_as)
+        entry = made.entries[0]
+        worth = measure(task, entry, made.progress)
+        lines = [line for each in made.entries for line in (summary(each), gain(each))]
+        lines += [words(worth, entry)] if worth else []
+        prompts = f"{len(positives)} prompt{'s' * (len(positives) > 1)}"
+        lines.append(f"{prompts}, {made.evaluations} model evaluations in {made.seconds:.0f} s.")
+        lines.append(where)
+        report = "\n".join(lines)
+        shown = {
+            "kind": "distilled",
+            "entries": [entry_card(each) for each in made.entries],
+            "worth": saved_card(worth),
+            "file": library.name_of(path) if path else None,
+            "where": where,
+            "prompts": len(positives),
+            "evaluations": made.evaluations,
+            "seconds": made.seconds,
+        }
+        ports = (entry, entry_sampler(entry), entry_sigmas(entry), report)
+        return io.NodeOutput(*ports, ui={"text": (report,), "dode": (shown,)})
 
 
-def _save(entries: list[Entry], name: str) -> str:
+def _save(entries: list[Entry], name: str) -> tuple[Path | None, str]:
     """Save under a name, and say where. A disk that refuses does not undo the fit: its result is still the node's output."""
     if not name.strip():
-        return "Not saved: no name was given."
+        return None, "Not saved: no name was given."
     try:
-        return f"Saved as {library.save(ParameterFile(tuple(entries)), name)}"
+        path = library.save(ParameterFile(tuple(entries)), name)
     except ParameterFileError as error:
         log.error("D-ODE: the distilled sampler could not be saved: %s", error)
-        return (
+        return None, (
             f"NOT SAVED: {error}\nThe sampler is still in this node's outputs, until ComfyUI ends: make room, connect "
             "Save D-ODE Parameters, and queue again."
         )
+    return path, f"Saved as {path}"
 
 
 def _list(text: str, kind: Callable[[str], Any], low: float, high: float, name: str, most: int) -> list[Any]:
@@ -260,16 +282,6 @@ def _as_prompts(positive: Any) -> list[Any]:
     if not all(prompts):
         raise FitError("The positive conditioning is empty. Connect a prompt or a Prompt Set with at least one line.")
     return prompts
-
-
-def _report(entries: list[Entry], prompts: int, evaluations: int, seconds: float, where: str) -> str:
-    return "\n".join(
-        [
-            *(line for entry in entries for line in (summary(entry), gain(entry))),
-            f"{prompts} prompt{'s' * (prompts > 1)}, {evaluations} model evaluations in {seconds:.0f} s.",
-            where,
-        ]
-    )
 
 
 NODES = [DODEDistillSampler]

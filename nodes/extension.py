@@ -19,6 +19,10 @@ class DodeExtension(ComfyExtension):
             module("auto").register()
         except MissingFeature as error:
             log.warning("D-ODE: the entry `dode` in KSampler is off, since %s.", error)
+        try:
+            module("routes").register()
+        except MissingFeature as error:
+            log.warning("D-ODE: import and download on the page are off, since %s.", error)
 
     async def get_node_list(self) -> list[type]:
         return [node for name in _MODULES for node in _nodes_of(name)]

@@ -8,11 +8,12 @@ from dode.matching import compare, interpolate
 from dode.parameter_file import Entry
 
 from . import library
-from .host import CATEGORY, Params, io, log, send_text, ui
+from .cards import entry_card
+from .host import CATEGORY, Params, io, log, send_text
 from .model_info import model_info
 from .plot import plot
 from .sampler import entry_sampler, entry_sigmas
-from .text import details, summary
+from .text import details
 
 
 class DODELoad(io.ComfyNode):
@@ -73,8 +74,9 @@ class DODELoad(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, steps: int, model: Any = None, cfg: float = 0.0) -> Any:
         entry = choose(library.load(file).entries, steps, model, file, cfg or None)
-        send_text(summary(entry), cls.hidden.unique_id)
-        return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), details(entry))
+        match = None if model is None else compare(entry, model_info(model), cfg or None)
+        shown = {"kind": "loaded", "file": file, "entries": [entry_card(entry, match)]}
+        return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), details(entry), ui={"dode": (shown,)})
 
 
 def choose(entries: tuple[Entry, ...], steps: int, model: Any, file: str, guidance: float | None = None) -> Entry:
@@ -144,15 +146,13 @@ class DODEInspect(io.ComfyNode):
                 io.String.Output(display_name="text", tooltip="Everything it says."),
                 io.Image.Output(display_name="plot", tooltip="λ for each step, and the error after each step."),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, parameters: Entry) -> Any:
-        text, picture = details(parameters), plot(parameters)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(text, picture, ui={**shown, "text": (text,)})
+        text, shown = details(parameters), {"kind": "inspected", "entries": [entry_card(parameters)]}
+        return io.NodeOutput(text, plot(parameters), ui={"text": (text,), "dode": (shown,)})
 
 
 NODES = [DODELoad, DODESave, DODEInspect]

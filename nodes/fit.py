@@ -19,9 +19,20 @@ from dode.teacher import Teacher
 
 from .inside import Inside, Task, holds, run_inside, with_level
 from .model_info import coordinate_of, model_info, stock_start
-from .progress import Progress
+from .progress import NOWHERE, Place, Progress
+from .steps_saved import planned as planned_later
 
 _DENSE = 60  # steps of the grid in which patches find the teacher's σ
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a fit made, of the first guidance scale and number of steps first, and what it took."""
+
+    entries: list[Entry]
+    evaluations: int
+    seconds: float
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,8 @@ class PaperFit:
     substeps: int
 
 
-def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, node_id: str | None = None) -> tuple[list[Entry], int, float]:
+def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, place: Place = NOWHERE) -> Made:
     """Distill one solver on one grid.
-
-    Returns the entry, how many evaluations of the model it took and how many seconds.
 
     Raises:
         FitError: settings that cannot work. The host's own exceptions pass through, interruption among them.
@@ -49,7 +58,9 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, node_id: str | Non
     teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate)
     grid = stock_start(task.model, settings.method, None, sigmas).tolist()
     plan: dict[str, Any] = {"method": settings.method, "coordinate": coordinate, "teacher": teacher}
-    progress = Progress(task.model, node_id, planned_evaluations(grid, samples=task.samples, **plan))
+    progress = Progress(
+        task.model, place, planned_evaluations(grid, samples=task.samples, **plan), later=planned_later(task.samples)
+    )
     visited = list(build_tableau(settings.method, grid, None, coordinate).levels)
     teachers = [list(each.tableau(visited).levels) for each in (teacher, teacher.halved())]
     found: list[Distillation] = []
@@ -77,7 +88,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, node_id: str | Non
     run_inside(task, sigmas, False, sigma_list, progress, body)
     progress.finish()
     entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report)
-    return [entry], progress.before, time.monotonic() - started
+    return Made([entry], progress.before, time.monotonic() - started, progress)
 
 
 @dataclass(frozen=True)
@@ -104,12 +115,12 @@ class StudentsFit:
     substeps: int = 6
 
 
-def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) -> tuple[list[Entry], int, float]:
+def run_students(task: Task, settings: StudentsFit, place: Place = NOWHERE) -> Made:
     """Refine a sampler for each guidance scale and number of steps.
 
     A scale goes on from what came out at the one before, so that what lies between can be interpolated.
 
-    Returns the entries, of the first scale first, and the cost. Raises as ``run_paper``.
+    Raises as ``run_paper``.
     """
     task.check()
     started = time.monotonic()
@@ -134,7 +145,8 @@ def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) 
     evaluations = {steps: _evaluations(settings.solver, steps) for steps in settings.steps}
     entries: list[Entry] = []
     results: list[Distillation] = []
-    progress = Progress(task.model, node_id, _planned(task.samples, settings.mode, settings.steps), len(settings.scales))
+    stages = _planned(task.samples, settings.mode, settings.steps)
+    progress = Progress(task.model, place, stages, len(settings.scales), planned_later(task.samples))
 
     def sigma_list(sigma: float) -> Sequence[float]:
         return with_level(dense if progress.stage in ("teacher", "check") else plain.tolist(), sigma)
@@ -165,7 +177,7 @@ def run_students(task: Task, settings: StudentsFit, node_id: str | None = None) 
         run_inside(replace(task, cfg=scale), plain, True, sigma_list, progress, body)
         progress.finish()
         entries += [Entry(result.parameters, info, float(scale), result.report) for result in results]
-    return entries, progress.before, time.monotonic() - started
+    return Made(entries, progress.before, time.monotonic() - started, progress)
 
 
 def _usable(sigmas: Tensor, steps: int, highest: float, only: bool) -> list[Any]:

@@ -77,6 +77,13 @@ def send_text(text: str, node_id: str | None) -> None:
         server.send_progress_text(text, node_id)
 
 
+def send_event(name: str, data: dict[str, Any]) -> None:
+    """Send plain JSON to the page that queued the workflow, where this host can."""
+    server = getattr(optional("server:PromptServer"), "instance", None)
+    if server is not None and hasattr(server, "send_sync"):
+        server.send_sync(name, data, getattr(server, "client_id", None))
+
+
 def previewer(model: Any) -> Any:
     """The host's previewer for a model's latents, or None."""
     get = optional("latent_preview:get_previewer")

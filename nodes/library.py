@@ -102,9 +102,21 @@ def _warn_once(text: str) -> None:
         log.warning("D-ODE: %s", text)
 
 
-def target_of(name: str) -> Path:
-    """The file under output/dode that a name stands for, taken or not. Raises ParameterFileError where it is no name."""
-    folder = output_folder()
+def name_of(path: Path) -> str | None:
+    """The name under which the library lists a file; None where it does not."""
+    for folder in map(Path, folder_paths.get_folder_paths(FOLDER)):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return None
+
+
+def target_of(name: str, folder: Path | None = None) -> Path:
+    """The file under output/dode, or another folder, that a name stands for, taken or not.
+
+    Raises:
+        ParameterFileError: it is no name.
+    """
+    folder = folder or output_folder()
     stem = name.strip().removesuffix(".safetensors")
     target = folder / f"{stem}.safetensors"
     odd = not stem or len(stem) > _MAX_NAME or stem.startswith(".") or any(c in _FORBIDDEN or ord(c) < 32 for c in stem)
@@ -115,9 +127,9 @@ def target_of(name: str) -> Path:
     return target
 
 
-def save(content: ParameterFile, name: str) -> Path:
-    """Write a file under output/dode. A name that is taken gets a number: nothing is ever overwritten."""
-    target = target_of(name)
+def save(content: ParameterFile, name: str, folder: Path | None = None) -> Path:
+    """Write a file under output/dode, or another folder. A name that is taken gets a number: nothing is ever overwritten."""
+    target = target_of(name, folder)
     folder, stem = target.parent, target.name.removesuffix(".safetensors")
     number = 1
     while True:

@@ -1,46 +1,54 @@
-"""Progress of a distillation on its node: bar, picture, and how long it will still take."""
+"""Progress of a distillation on its node: bar, picture, stages, errors so far, and how long it will still take."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .host import feature, interrupted, previewer, send_text
+from .host import feature, interrupted, previewer, send_event
 
-_WORDS = {
-    "teacher": "running the teacher",
-    "search": "comparing solvers and noise levels",
-    "student": "fitting the student",
-    "refine": "refining",
-    "check": "checking on held-out noise",
-}
-_GROWING = ("search", "refine")  # stages that learn only on the way how much they have to do
+_GROWING = ("search", "refine", "compare")  # stages that learn only on the way how much they have to do
 _PICTURE_SECONDS = 0.5
-_TEXT_SECONDS = 0.25
+_EVENT_SECONDS = 0.25
+EVENT = "dode.progress"
+
+
+class Place(NamedTuple):
+    """The node that shows it, and its workflow: node ids are the same in many."""
+
+    node: str | None = None
+    workflow: str | None = None
+
+
+NOWHERE = Place()
 
 
 class Progress:
     """Called by the fit after every model call; raises the host's interrupt if the user has pressed cancel.
 
     ``planned`` is the number of model evaluations by stage, so that the bar goes once from left to right over all of them, in
-    as many fits as there are.
+    as many fits as there are. ``later`` is what comes after the fits.
     """
 
-    def __init__(self, model: Any, node_id: str | None, planned: dict[str, int], fits: int = 1):
-        self.node_id, self.planned, self.fits = node_id, planned, fits
+    def __init__(self, model: Any, place: Place, planned: dict[str, int], fits: int = 1, later: dict[str, int] | None = None):
+        self.place, self.planned, self.fits, self.later = place, planned, fits, dict(later or {})
         self.counts: dict[str, int] = {}
         self.before = 0  # evaluations of fits that are done
-        self.bar = feature("comfy.utils:ProgressBar")(self.total, node_id=node_id)
+        self.bar = feature("comfy.utils:ProgressBar")(self.total, node_id=place.node)
         self.previewer = previewer(model)
         self.stage = ""
         self.start = time.monotonic()
         self.pictured = self.told = 0.0
         self.denoised: Tensor | None = None
+        self.errors: list[dict[str, Any]] = []
+        self.stages = {
+            name: [0, number] for name, number in {**planned, **self.later}.items()
+        }  # of each what is done and planned
 
     @property
     def total(self) -> int:
         """Evaluations in all, as far as known."""
-        return self.before + self.fits * sum(self.planned.values())
+        return self.before + self.fits * sum(self.planned.values()) + sum(self.later.values())
 
     def show(self, denoised: Tensor) -> None:
         """The model's newest output, for the preview."""
@@ -54,11 +62,29 @@ class Progress:
             self.stage, self.told = stage, 0.0
         self.planned[stage] = max(total, self.planned[stage]) if stage in _GROWING else total
         self.counts[stage] = done
+        self.stages[stage] = [done, self.planned[stage]]
         now = time.monotonic()
         self.bar.update_absolute(self.before + sum(self.counts.values()), self.total, self._picture(now))
-        if now - self.told >= _TEXT_SECONDS:
+        if now - self.told >= _EVENT_SECONDS:
             self.told = now
-            send_text(self._text(now), self.node_id)
+            send_event(EVENT, self._state(now))
+
+    def measured(self, stage: str, number: int, before: float, after: float) -> None:
+        """Errors on the held-out samples, for the curve that grows on the node."""
+        last = self.errors[-1] if self.errors else None
+        if last is not None and (last["stage"] != stage or last["number"] >= number):
+            self.errors = []  # another stage, or the next number of steps
+        self.errors = [*self.errors, {"stage": stage, "number": number, "before": before, "after": after}]
+        self.told = 0.0
+
+    def go_on(self) -> None:
+        """What comes later begins."""
+        self.fits, self.planned, self.later = 1, self.later, {}
+
+    def skip(self) -> None:
+        """Nothing comes later."""
+        self.later = {}
+        self.bar.update_absolute(self.before, self.total)
 
     def finish(self) -> None:
         """A fit is done, perhaps with fewer evaluations than planned; after the last the bar is at its right end."""
@@ -72,16 +98,18 @@ class Progress:
         self.pictured = now
         return self.previewer.decode_latent_to_preview_image("JPEG", self.denoised[:1])
 
-    def _text(self, now: float) -> str:
-        stage, done = self.stage, self.before + sum(self.counts.values())
-        text = f"D-ODE: {_WORDS.get(stage, stage)}, {self.counts[stage]} of {self.planned[stage]} model evaluations"
-        if done:
-            left = (now - self.start) * (self.total / done - 1)
-            text += f", about {_duration(left)} left"
-        return text
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 0):.0f} s"
-    return f"{seconds / 60:.0f} min"
+    def _state(self, now: float) -> dict[str, Any]:
+        """The whole of it every time, so that a page that was reloaded has it too."""
+        evaluations = self.before + sum(self.counts.values())
+        left = (now - self.start) * (self.total / evaluations - 1) if evaluations else None
+        return {
+            "node": self.place.node,
+            "workflow": self.place.workflow,
+            "stage": self.stage,
+            "stages": [{"name": name, "done": done, "planned": number} for name, (done, number) in self.stages.items()],
+            "done": evaluations,
+            "total": self.total,
+            "fits": self.fits,
+            "seconds_left": None if left is None else max(left, 0.0),
+            "errors": self.errors,
+        }

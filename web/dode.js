@@ -1,5 +1,19 @@
-// The pack's entry in ComfyUI's settings.
+// The pack's part of ComfyUI's page: settings, and panels on its nodes. Everything goes through the extension API.
 import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { comparePanel } from "./page/compare.mjs";
+import { distillPanel } from "./page/distill.mjs";
+import { inspectPanel, loadPanel } from "./page/load.mjs";
+import { give, nodeOfExecution, nodeOfLocator, restore } from "./page/results.mjs";
+
+const PANELS = { DODEDistillSampler: distillPanel, DODELoad: loadPanel, DODEInspect: inspectPanel, DODECompare: comparePanel };
+
+for (const file of ["lib/uPlot-1.6.32.css", "page/dode.css"]) {
+  const sheet = document.createElement("link");
+  sheet.rel = "stylesheet";
+  sheet.href = new URL(file, import.meta.url).href;
+  document.head.append(sheet);
+}
 
 app.registerExtension({
   name: "dode",
@@ -14,4 +28,27 @@ app.registerExtension({
       defaultValue: true,
     },
   ],
+  setup() {
+    api.addEventListener("dode.progress", ({ detail }) => nodeOfExecution(detail.node)?.dode?.progress?.(detail));
+    for (const kind of ["execution_error", "execution_interrupted"])
+      api.addEventListener(kind, ({ detail }) => nodeOfExecution(detail?.node_id)?.dode?.failed?.(detail));
+  },
+  nodeCreated(node) {
+    const panel = PANELS[node.constructor.comfyClass];
+    if (!panel) return;
+    node.dode = panel(node);
+    const executed = node.onExecuted;
+    node.onExecuted = function (output) {
+      executed?.apply(this, arguments);
+      give(node, output);
+    };
+  },
+  loadedGraphNode: (node) => node.dode?.loaded?.(),
+  afterConfigureGraph() {
+    restore().catch((error) => console.error("D-ODE: the last results could not be fetched.", error)); // nobody waits for it
+  },
+  // Another workflow tab comes to the front with the outputs it had.
+  onNodeOutputsUpdated(outputs) {
+    for (const [locator, output] of Object.entries(outputs ?? {})) give(nodeOfLocator(locator), output);
+  },
 });

@@ -53,7 +53,12 @@ def test_distilling_shows_saves_and_is_not_done_twice(comfy: ComfyServer) -> Non
     assert values == sorted(values)
     assert run.progress(node)[-1][0] == run.progress(node)[-1][1]
     assert run.previews > 0
-    assert any("teacher" in text and "left" in text for text in run.texts)
+    states = [message["data"] for message in run.messages if message["type"] == "dode.progress"]
+    assert all(state["node"] == node for state in states)
+    assert next(state["stage"] for state in states) == "teacher"
+    assert all(state["seconds_left"] >= 0 for state in states if state["done"])
+    assert [error["number"] for error in states[-1]["errors"]] == [1, 2, 3, 4]
+    assert all(error["after"] <= error["before"] for error in states[-1]["errors"])
 
     (path,) = saved(comfy) - before
     assert path == comfy.base / "output" / "dode" / "shown" / "here.safetensors"
@@ -177,11 +182,16 @@ def test_inspect_and_compare(comfy: ComfyServer) -> None:
     assert run.status == "success", run.error
     assert "euler" in run.outputs[inspect]["text"][0]
     assert "λ" in run.outputs[inspect]["text"][0]
-    for number in (inspect, compare):
-        (picture,) = run.outputs[number]["images"]
+    (card,) = run.outputs[inspect]["dode"][0]["entries"]
+    assert (card["solver"], card["steps"], len(card["report"]["steps_after"])) == ("euler", STEPS, STEPS)
+    columns = run.outputs[compare]["dode"][0]["columns"]
+    assert [column["key"] for column in columns] == ["before", "after", "reference"]
+    for column in columns:
+        (picture,) = column["pictures"]
         url = f"/view?filename={picture['filename']}&subfolder={picture['subfolder']}&type={picture['type']}"
         with urllib.request.urlopen(f"http://127.0.0.1:{comfy.port}{url}", timeout=60) as answer:
             assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+    assert columns[1]["error"] < columns[0]["error"]
     undistilled, distilled = (float(line.split(": ")[1].split()[0]) for line in report_lines(run, compare))
     assert 0 < distilled < undistilled
 

@@ -1,0 +1,128 @@
+"""How many steps of a plain solver a distilled sampler is worth, and how far it is from the reference after each step."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dode.correction import Parameters
+from dode.distill import squares
+from dode.metered import ExtraArgs, Metered, Progress
+from dode.methods import build_tableau
+from dode.refine import Start
+from dode.sampling import Denoiser, sample
+from dode.tableau import Tableau
+from dode.teacher import Teacher, trajectory
+
+STAGE = "compare"
+REFERENCE_STEPS = 60  # of the reference at least
+MOST = 40  # steps of the plain solver that are tried
+
+
+@dataclass(frozen=True)
+class StepsSaved:
+    """What was measured. Errors are RMS distances to the reference over all elements of the samples.
+
+    Attributes:
+        samples: how many there were.
+        step_errors_base, step_errors_distilled: after each step, (steps,), on the distilled sampler's noise levels: of its
+            solver without what was learned, and of the distilled sampler.
+        method: the plain solver it is compared with.
+        steps: the fewest steps with which the plain solver comes as close at the end; None where ``MOST`` are too few.
+        error: of the plain solver with that many steps, or with ``MOST``.
+    """
+
+    samples: int
+    step_errors_base: tuple[float, ...]
+    step_errors_distilled: tuple[float, ...]
+    method: str
+    steps: int | None
+    error: float
+
+
+def steps_saved(
+    denoiser: Denoiser,
+    noise: Tensor,
+    parameters: Parameters,
+    *,
+    teacher: Teacher,
+    highest: float,
+    method: str,
+    grid: Callable[[int], Sequence[float]],
+    start: Start,
+    micro_batch: int = 16,
+    extra_args: ExtraArgs | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> StepsSaved:
+    """Compare a distilled sampler with a plain solver at more and more steps.
+
+    Args:
+        denoiser, start, micro_batch, extra_args, device, progress: as in ``distill_students``; the stage is "compare".
+        noise: unit noise (N, …) that was not fitted.
+        parameters: the distilled sampler; its noise levels must end at 0.
+        teacher: the solver of the reference, which takes at least 60 steps.
+        highest: the noise level that the reference starts at.
+        method, grid: the plain solver, and its noise levels for a number of steps.
+
+    Raises:
+        GridError, FitError: noise levels that cannot be used. ModelError: the model returned NaN or a wrong shape.
+    """
+    model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
+    batches = list(torch.arange(len(noise)).split(micro_batch))
+    elements = len(noise) * noise[0].numel()
+    levels = parameters.sigmas if parameters.sigmas[0] >= highest * (1 - 1e-6) else (highest, *parameters.sigmas)
+    substeps = math.ceil(REFERENCE_STEPS / (len(levels) - 1))
+    fine = Teacher(teacher.method, teacher.order, substeps, teacher.coordinate).tableau(levels)
+    distilled, base = parameters.tableau(), parameters.base()
+
+    def errors(tableau: Tableau, targets: Tensor) -> tuple[float, ...]:
+        totals = torch.zeros(len(targets), dtype=torch.float64)
+        for batch in batches:
+            results = trajectory(model.on(batch), start(noise[batch], tableau.sigma), tableau, 1)
+            for number, (result, target) in enumerate(zip(results[-len(targets) :], targets, strict=True)):
+                totals[number] += squares(result - target[batch]).sum()
+        return tuple((totals / elements).sqrt().tolist())
+
+    def plain(steps: int) -> float:
+        tableau = build_tableau(method, grid(steps), None, parameters.coordinate)
+        total = 0.0
+        for batch in batches:
+            found = sample(model.on(batch), start(noise[batch], tableau.sigma), tableau)
+            total += float(squares(found - ends[batch]).sum())
+        return math.sqrt(total / elements)
+
+    with torch.no_grad():
+        guess = fine.evaluations + 2 * base.evaluations + 6 * 2 * len(distilled.sigmas)
+        model.enter(STAGE, guess * len(noise))
+        parts = [trajectory(model.on(b), start(noise[b], fine.sigma), fine, substeps) for b in batches]
+        targets = torch.cat(parts, dim=1)[-(len(parameters.sigmas) - 1) :]
+        ends = targets[-1]
+        before, after = errors(base, targets), errors(distilled, targets)
+        steps, error = _fewest(plain, after[-1], len(parameters.sigmas) - 1)
+    return StepsSaved(len(noise), before, after, method, steps, error)
+
+
+def _fewest(plain: Callable[[int], float], goal: float, first: int) -> tuple[int | None, float]:
+    """The fewest steps whose error is not above the goal, by doubling and bisection, and that error."""
+    known: dict[int, float] = {}
+
+    def close(steps: int) -> bool:
+        known[steps] = plain(steps)
+        return known[steps] <= goal
+
+    high = min(first, MOST)
+    low = 0
+    while not close(high):
+        if high >= MOST:
+            return None, known[high]
+        low, high = high, min(2 * high, MOST)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if middle and close(middle):
+            high = middle
+        else:
+            low = middle
+    return high, known[high]

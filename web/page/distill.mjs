@@ -1,0 +1,98 @@
+// Distill Sampler: what the fit is doing, and afterwards what it made.
+import { card, cardOf, downloadLink } from "./card.mjs";
+import { errorChart } from "./charts.mjs";
+import { addPlace, el } from "./elements.mjs";
+import { ofThisWorkflow } from "./results.mjs";
+import { say } from "./texts.mjs";
+
+const ORDER = ["teacher", "search", "student", "refine", "check", "compare"];
+
+function timeLeft(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  return seconds < 90 ? say("seconds_left", { n: Math.round(seconds) }) : say("minutes_left", { n: Math.round(seconds / 60) });
+}
+
+/** The elements of a run, made once and updated: a screen reader hears the stage when it changes, not every number. */
+function running() {
+  const stages = el("ol", { class: "dode-stages" });
+  const fill = el("div");
+  const bar = el("div", { class: "dode-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": say("progress") }, fill);
+  const numbers = el("p", { class: "dode-quiet" });
+  const heard = el("p", { class: "dode-heard", role: "status" });
+  const curve = el("div");
+  let stage, errors;
+  return {
+    elements: [stages, bar, numbers, heard, curve],
+    update(state) {
+      const names = state.stages.map((each) => each.name).sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
+      const done = Object.fromEntries(state.stages.map((each) => [each.name, each.done >= each.planned && each.done > 0]));
+      stages.replaceChildren(
+        ...names.map((name) => el("li", { "aria-current": name === state.stage ? "step" : null, class: done[name] && name !== state.stage ? "dode-done" : "", text: say(`stage_${name}`) })),
+      );
+      const percent = Math.min(100, Math.round((100 * state.done) / Math.max(state.total, 1)));
+      fill.style.width = `${percent}%`;
+      bar.setAttribute("aria-valuenow", percent);
+      numbers.textContent = [say("part", { percent }), timeLeft(state.seconds_left)].filter(Boolean).join(" · ");
+      if (stage !== state.stage) heard.textContent = say(`stage_${state.stage}`);
+      stage = state.stage;
+      if (state.errors.length && JSON.stringify(errors) !== JSON.stringify(state.errors)) {
+        errors = state.errors;
+        const rounds = errors[0].stage === "refine";
+        const chart = errorChart({
+          title: say(rounds ? "held_round" : "held_row"),
+          rowName: say(rounds ? "round" : "step"),
+          numbers: errors.map((each) => each.number),
+          before: errors.map((each) => each.before),
+          after: errors.map((each) => each.after),
+          names: [say("before"), say("after")],
+        });
+        if (chart) curve.replaceChildren(chart);
+      }
+    },
+  };
+}
+
+export function distillPanel(node) {
+  const place = addPlace(node, "dode_result", 340);
+  let live = null;
+  const panel = {
+    kind: "distilled",
+    filled: false,
+    progress(state) {
+      if (!ofThisWorkflow(state)) return;
+      if (!live) {
+        live = running();
+        place.put(...live.elements);
+      }
+      panel.filled = true;
+      live.update(state);
+    },
+    show(result, index = 0) {
+      if (!result.entries) return;
+      live = null;
+      panel.filled = true;
+      // The one thing that is saved with the workflow: which file to show when the server has forgotten the run.
+      if (result.file) node.properties.dode_file = result.file;
+      else delete node.properties.dode_file;
+      const lost = result.where?.startsWith("NOT SAVED");
+      const where = result.where ?? say("saved", { file: result.file });
+      const path = el("p", { class: lost ? "dode-misfit" : "dode-path", role: lost ? "alert" : null, text: where });
+      const cost = result.seconds === undefined ? null : el("p", { class: "dode-quiet", text: say("cost", { ...result, seconds: Math.round(result.seconds) }) });
+      const actions = result.file ? el("div", { class: "dode-actions" }, downloadLink(result.file)) : null;
+      place.put(...card(result, index, (i) => panel.show(result, i)), path, cost, actions);
+    },
+    failed(detail) {
+      live = null;
+      panel.filled = true;
+      const message = detail?.exception_message;
+      place.put(el("p", { class: message ? "dode-misfit" : "dode-quiet", role: "alert", text: message ? say("failed", { message }) : say("stopped") }));
+    },
+    async nothing() {
+      const file = node.properties.dode_file;
+      const answer = file ? await cardOf(file) : null;
+      if (answer?.entries && !panel.filled) panel.show(answer);
+    },
+  };
+  place.put(el("p", { class: "dode-quiet", text: say("waiting") }));
+  return panel;
+}
