@@ -11,6 +11,7 @@ from dode.errors import DodeError, ForeignFileError, ParameterFileError
 from dode.matching import Match, compare
 from dode.options import model_of, table_text
 from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters
+from dode.recipe import recipe_text
 
 
 def info(options: Namespace) -> int:
@@ -69,13 +70,6 @@ def describe(entry: Entry) -> str:
     if entry.recipe:
         lines.append(f"  recipe    {'; '.join(f'{name} {recipe_text(value)}' for name, value in entry.recipe.items())}")
     return "\n".join(lines)
-
-
-def recipe_text(value: Any) -> str:
-    """A value of a recipe in words."""
-    if isinstance(value, tuple):
-        return ", ".join(map(recipe_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def list_files(options: Namespace) -> int:

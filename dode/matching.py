@@ -71,9 +71,10 @@ def compare(entry: Entry, model: ModelInfo, guidance: float | None = None, sigma
         sigmas: the noise levels to sample on; None where they are not known yet.
     """
     fitted = entry.model
+    family = "" if fitted.family == "None" else fitted.family  # what version 0.1.0 wrote for the host's own checkpoints
     return Match(
         (
-            _kind("architecture", "the architecture", fitted.family, model.family),
+            _kind("architecture", "the architecture", family, model.family),
             _kind("prediction kind", "the prediction kind", fitted.prediction, model.prediction),
             _kind("latent channels", "latents with channels", fitted.channels, model.channels),
             _grid(entry, sigmas),

@@ -19,6 +19,7 @@ from dode.students import _TEACHER_STEPS, MODES
 from dode.tableau import Array
 
 COMMAND_LINE = "python -m dode distill"
+NODE = "Distill Sampler"
 
 
 def recipe(tool: str, settings: Mapping[str, Any], mode: str = "") -> Recipe:
@@ -56,3 +57,10 @@ def teacher_grid(entry: Entry) -> Array | tuple[float, ...]:
     if not (isinstance(low, float) and isinstance(high, float) and isinstance(steps, int) and 0 < steps <= 100):
         return entry.parameters.base().levels
     return schedule("linear" if entry.parameters.coordinate == "flow" else "karras", steps, low, high)
+
+
+def recipe_text(value: Any) -> str:
+    """A value of a recipe in words."""
+    if isinstance(value, tuple):
+        return ", ".join(map(recipe_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode.matching import Choice, choose
+from dode.matching import Choice, choose, compare
 
 from . import library
 from .guided import on_own_grid, run_entry, scale_of
-from .host import feature, folder_paths, log
+from .host import feature, folder_paths, log, say_once
 from .model_info import model_info, prediction_of, stock_start
-from .text import summary
+from .text import summary, warn_of
 
 NAME = "dode"
 SETTING = "dode.ksampler"
@@ -77,7 +77,7 @@ def _find(model: Any, sigmas: Tensor) -> Choice:
     guider = getattr(model, "inner_model", None)
     patcher = getattr(guider, "model_patcher", None)
     if patcher is None:
-        _say_once("the model comes from a node that does not say what it is", FALLBACK_SOLVER)
+        _say("the model comes from a node that does not say what it is", FALLBACK_SOLVER)
         return Choice()
     info, guidance = model_info(patcher), scale_of(guider)
     choice = choose(library.entries(), info, guidance, sigmas.tolist())
@@ -85,9 +85,10 @@ def _find(model: Any, sigmas: Tensor) -> Choice:
         known = "; ".join(choice.reasons) or f"there are none in {library.output_folder()} and models/dode"
         steps, scale = len(sigmas) - 1, "" if guidance is None else f" at guidance {guidance:g}"
         what = f"{info.name or info.family}, {steps} steps{scale}"
-        _say_once(f"no saved parameters fit {what} ({known}). Make some with Distill Sampler", FALLBACK_SOLVER)
+        _say(f"no saved parameters fit {what} ({known}). Make some with Distill Sampler", FALLBACK_SOLVER)
         return choice
-    _say_once(f"KSampler uses {choice.name} ({summary(choice.entry)})" + " on its own noise levels" * choice.own_grid)
+    _say(f"KSampler uses {choice.name} ({summary(choice.entry)})" + " on its own noise levels" * choice.own_grid)
+    warn_of(choice.name, compare(choice.entry, info, guidance))
     return choice
 
 
@@ -103,18 +104,15 @@ def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
     for name, entry in library.entries():
         grid = entry.parameters.sigmas
         if len(grid) - 1 == steps and entry.model.prediction == prediction and low <= grid[0] <= high:
-            _say_once(f"the scheduler uses the noise levels of {name} ({summary(entry)})")
+            _say(f"the scheduler uses the noise levels of {name} ({summary(entry)})")
             return torch.tensor(grid, dtype=torch.float32)
     fallback = FALLBACK_SCHEDULER_FLOW if prediction == "flow" else FALLBACK_SCHEDULER
-    _say_once(f"no saved parameters bring noise levels for {steps} steps", fallback)
+    _say(f"no saved parameters bring noise levels for {steps} steps", fallback)
     return feature("comfy.samplers:calculate_sigmas")(model_sampling, fallback, steps)
 
 
-_said: set[str] = set()
-
-
-def _say_once(text: str, instead: str = "") -> None:
-    line = f"{text}; plain {instead} is used instead" if instead else text
-    if line not in _said:
-        _said.add(line)
-        log.log(logging.WARNING if instead else logging.INFO, "D-ODE: %s.", line)
+def _say(text: str, instead: str = "") -> None:
+    if instead:
+        say_once(f"{text}; plain {instead} is used instead.")
+    else:
+        say_once(f"{text}.", logging.INFO)

@@ -1,20 +1,20 @@
 """Distill Sampler: fits a D-ODE sampler on the loaded model."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from dode.errors import FitError, ParameterFileError
+from dode.errors import FitError
 from dode.methods import METHODS, get_method
-from dode.parameter_file import Entry, ParameterFile
+from dode.recipe import NODE, recipe
 
 from . import library
 from .cards import entry_card, saved_card, workflow_id
 from .fit import PaperFit, StudentsFit, run_paper, run_students
-from .host import CATEGORY, Params, Prompts, feature, io, log
+from .host import CATEGORY, Params, Prompts, feature, io, optional
 from .inside import Task
+from .latents import is_nested
 from .progress import Place
 from .sampler import entry_sampler, entry_sigmas
 from .steps_saved import measure, words
@@ -183,8 +183,7 @@ class DODEDistillSampler(io.ComfyNode):
         also_cfg: str = "",
     ) -> Any:
         place = Place(cls.hidden.unique_id, workflow_id(cls.hidden.extra_pnginfo))
-        if save_as.strip():
-            library.target_of(save_as)  # says now, not after the fit, that it is no name
+        keep = library.Keeper(save_as)  # says now, not after the fit, that it is no name
         counts = _list(also_steps, int, 1, 100, "also_steps", _MOST_STEP_COUNTS)
         scales = _list(also_cfg, float, 0.0, 100.0, "also_cfg", _MOST_SCALES)
         positives = _as_prompts(positive)
@@ -195,6 +194,12 @@ class DODEDistillSampler(io.ComfyNode):
         if sigmas is not None and len(sigmas) < 2:
             raise FitError("The connected sigmas hold no step. Connect two noise levels or more, or disconnect them.")
         task = Task(model, positives, negative, cfg, latent, samples, micro_batch, seed)
+        inputs = {"cfg": cfg, "solver": solver, "steps": steps, "scheduler": scheduler, "teacher": teacher,
+                  "teacher_substeps": teacher_substeps, "samples": samples, "micro_batch": micro_batch, "seed": seed,
+                  "mode": mode, "also_steps": also_steps, "also_cfg": also_cfg}  # fmt: skip
+        grid = None if sigmas is None else sigmas.tolist()
+        surroundings = {"sigmas": grid, "prompts": len(positives), **_surroundings(model, latent)}
+        made_of = recipe(NODE, {**inputs, **surroundings, **CLOSED_FORM.get(mode, {})}, mode)
         if mode in REFINED:
             if sigmas is not None and counts:
                 raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
@@ -211,30 +216,29 @@ class DODEDistillSampler(io.ComfyNode):
                 teacher=None if teacher == _OWN_TEACHER else teacher,
                 substeps=teacher_substeps,
             )
-            made = run_students(task, settings, place)
+            made = run_students(task, settings, made_of, keep, place)
         else:
             if counts or scales:
                 raise FitError(f"Mode {mode} fits for one number of steps and one guidance. Empty also_steps and also_cfg.")
             method = _USUAL_SOLVER if solver == _BEST_SOLVER else solver
             own = get_method(method).teacher if teacher == _OWN_TEACHER else teacher
-            grid = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
-            made = run_paper(task, grid, PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps), place)
-        # Saved before anything else can go wrong: it took minutes to make.
-        path, where = _save(made.entries, save_as)
+            levels = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
+            fit = PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps)
+            made = run_paper(task, levels, fit, made_of, keep, place)
         entry = made.entries[0]
         worth = measure(task, entry, made.progress)
         lines = [line for each in made.entries for line in (summary(each), gain(each))]
         lines += [words(worth, entry)] if worth else []
         prompts = f"{len(positives)} prompt{'s' * (len(positives) > 1)}"
         lines.append(f"{prompts}, {made.evaluations} model evaluations in {made.seconds:.0f} s.")
-        lines.append(where)
+        lines.append(keep.said())
         report = "\n".join(lines)
         shown = {
             "kind": "distilled",
             "entries": [entry_card(each) for each in made.entries],
             "worth": saved_card(worth),
-            "file": library.name_of(path) if path else None,
-            "where": where,
+            "file": library.name_of(keep.path) if keep.path else None,
+            "where": keep.said(),
             "prompts": len(positives),
             "evaluations": made.evaluations,
             "seconds": made.seconds,
@@ -243,19 +247,17 @@ class DODEDistillSampler(io.ComfyNode):
         return io.NodeOutput(*ports, ui={"text": (report,), "dode": (shown,)})
 
 
-def _save(entries: list[Entry], name: str) -> tuple[Path | None, str]:
-    """Save under a name, and say where. A disk that refuses does not undo the fit: its result is still the node's output."""
-    if not name.strip():
-        return None, "Not saved: no name was given."
-    try:
-        path = library.save(ParameterFile(tuple(entries)), name)
-    except ParameterFileError as error:
-        log.error("D-ODE: the distilled sampler could not be saved: %s", error)
-        return None, (
-            f"NOT SAVED: {error}\nThe sampler is still in this node's outputs, until ComfyUI ends: make room, connect "
-            "Save D-ODE Parameters, and queue again."
-        )
-    return path, f"Saved as {path}"
+def _surroundings(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says of the host: the latent's shape, patches of the weights (LoRA among them), precision, version."""
+    samples = latent["samples"]
+    parts = samples.unbind() if is_nested(samples) else [samples]
+    dtype = getattr(model, "model_dtype", lambda: None)()
+    return {
+        "latent": [size for part in parts for size in part.shape[1:]],
+        "weight_patches": len(getattr(model, "patches", ())),
+        "precision": str(dtype).removeprefix("torch.") if dtype is not None else None,
+        "comfyui": optional("comfyui_version:__version__"),
+    }
 
 
 def _list(text: str, kind: Callable[[str], Any], low: float, high: float, name: str, most: int) -> list[Any]:

@@ -24,6 +24,11 @@ class DodeExtension(ComfyExtension):
         except MissingFeature as error:
             log.warning("D-ODE: import and download on the page are off, since %s.", error)
 
+        try:
+            module("fits").register()
+        except MissingFeature as error:
+            log.warning("D-ODE: the page does not show which files fit a model, since %s.", error)
+
     async def get_node_list(self) -> list[type]:
         return [node for name in _MODULES for node in _nodes_of(name)]
 

@@ -1,19 +1,20 @@
 """Load, save and inspect parameters."""
 
-import hashlib
+import json
+from dataclasses import replace
 from typing import Any
 
-from dode.errors import DodeError, ParameterError
+from dode.errors import DodeError, ParameterError, ParameterFileError
 from dode.matching import compare, interpolate
-from dode.parameter_file import Entry
+from dode.parameter_file import WORKFLOW_KEYS, Entry, ParameterFile, to_bytes
 
 from . import library
 from .cards import entry_card
-from .host import CATEGORY, Params, io, log, send_text
+from .host import CATEGORY, Params, io, optional, send_text
 from .model_info import model_info
 from .plot import plot
 from .sampler import entry_sampler, entry_sigmas
-from .text import details
+from .text import comparison, details, warn_of, words
 
 
 class DODELoad(io.ComfyNode):
@@ -69,14 +70,17 @@ class DODELoad(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **_: Any) -> str:
-        return hashlib.sha256(library.path_of(file).read_bytes()).hexdigest()
+        return library.state_of(file)
 
     @classmethod
     def execute(cls, file: str, steps: int, model: Any = None, cfg: float = 0.0) -> Any:
-        entry = choose(library.load(file).entries, steps, model, file, cfg or None)
+        content = library.load(file)
+        entry = choose(content.entries, steps, model, file, cfg or None)
         match = None if model is None else compare(entry, model_info(model), cfg or None)
+        compared = "" if match is None else comparison(match)
+        text = "\n".join(filter(None, [words(content), compared, details(entry)]))
         shown = {"kind": "loaded", "file": file, "entries": [entry_card(entry, match)]}
-        return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), details(entry), ui={"dode": (shown,)})
+        return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), text, ui={"dode": (shown,)})
 
 
 def choose(entries: tuple[Entry, ...], steps: int, model: Any, file: str, guidance: float | None = None) -> Entry:
@@ -92,15 +96,16 @@ def choose(entries: tuple[Entry, ...], steps: int, model: Any, file: str, guidan
         lengths = sorted({len(entry.parameters.sigmas) - 1 for entry in entries})
         raise ParameterError(f"{file} holds no sampler of {steps} steps. It has: {', '.join(map(str, lengths))}.")
     if model is not None:
-        matches = [compare(entry, model_info(model)) for entry in there]
+        info = model_info(model)
+        matches = [compare(entry, info) for entry in there]
         there = [entry for entry, match in zip(there, matches, strict=True) if match]
         if not there:
-            raise ParameterError(f"{file} is for another kind of model: {'; '.join(matches[0].hard)}.")
+            why = "; ".join(matches[0].hard)
+            raise ParameterError(f"{file} is for another kind of model: {why}. {library.fitting(info)}")
     first = len(there[0].parameters.sigmas)
     entry = interpolate([entry for entry in there if len(entry.parameters.sigmas) == first], guidance)
     if model is not None:
-        for difference in compare(entry, model_info(model)).soft:
-            log.warning("D-ODE: %s: %s. The parameters may fit less well.", file, difference)
+        warn_of(file, compare(entry, model_info(model)))
     return entry
 
 
@@ -120,17 +125,43 @@ class DODESave(io.ComfyNode):
                 io.String.Input("author", default="", tooltip="Who made it, if you share it."),
                 io.String.Input("licence", default="", tooltip="Under which terms others may use it, such as CC0-1.0."),
                 io.String.Input("notes", default="", multiline=True, tooltip="What others should know."),
+                io.Boolean.Input(
+                    "share_workflow",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Put this workflow into the file, with its prompts; the file dropped on the canvas then opens it. "
+                    "Off: the file holds numbers and how they were fitted, and no prompts.",
+                ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Where the file is.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, parameters: Entry, name: str, author: str, licence: str, notes: str) -> Any:
-        path = library.save(library.one(parameters, author=author, licence=licence, notes=notes), name)
-        send_text(f"Saved as {path}", cls.hidden.unique_id)
-        return io.NodeOutput(str(path), ui={"text": (str(path),)})
+    def execute(cls, parameters: Entry, name: str, author: str, licence: str, notes: str, share_workflow: bool = False) -> Any:
+        content = library.one(parameters, author=author, licence=licence, notes=notes)
+        said = ""
+        if share_workflow:
+            content, said = _with_workflow(content, cls.hidden)
+        path = library.save(content, name)
+        send_text(f"Saved as {path}{said}", cls.hidden.unique_id)
+        return io.NodeOutput(str(path), ui={"text": (f"{path}{said}",)})
+
+
+def _with_workflow(content: ParameterFile, hidden: Any) -> tuple[ParameterFile, str]:
+    """With the host's graph in it, or why not, in words. The host's switch against such metadata counts here too."""
+    if getattr(optional("comfy.cli_args:args"), "disable_metadata", False):
+        return content, ", without the workflow: ComfyUI was started with --disable-metadata"
+    graph = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
+    shared = {key: json.dumps(graph[key]) for key in WORKFLOW_KEYS if graph.get(key)}
+    with_graph = replace(content, workflow=shared)
+    try:
+        to_bytes(with_graph)
+    except ParameterFileError as error:
+        return content, f", without the workflow: {error}"
+    return with_graph, "" if shared else ", without a workflow: there is none"
 
 
 class DODEInspect(io.ComfyNode):

@@ -11,7 +11,7 @@ from torch import Tensor
 from dode.distill import Distillation, distill, planned_evaluations
 from dode.errors import DodeError
 from dode.methods import build_tableau
-from dode.parameter_file import Entry
+from dode.parameter_file import Entry, Recipe, check_capacity
 from dode.schedules import schedule
 from dode.students import MODES, SOLVERS, distill_students, usual_grids
 from dode.tableau import check_sigmas
@@ -22,6 +22,7 @@ from .model_info import coordinate_of, model_info, stock_start
 from .progress import NOWHERE, Place, Progress
 from .steps_saved import planned as planned_later
 
+Keep = Callable[[Sequence[Entry]], None]
 _DENSE = 60  # steps of the grid in which patches find the teacher's σ
 
 
@@ -45,8 +46,8 @@ class PaperFit:
     substeps: int
 
 
-def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, place: Place = NOWHERE) -> Made:
-    """Distill one solver on one grid.
+def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, keep: Keep, place: Place = NOWHERE) -> Made:
+    """Distill one solver on one grid. The entry carries the recipe ``made_of`` and is given to ``keep`` at once.
 
     Raises:
         FitError: settings that cannot work. The host's own exceptions pass through, interruption among them.
@@ -87,7 +88,8 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, place: Place = NOW
 
     run_inside(task, sigmas, False, sigma_list, progress, body)
     progress.finish()
-    entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report)
+    entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report, made_of)
+    keep([entry])
     return Made([entry], progress.before, time.monotonic() - started, progress)
 
 
@@ -115,10 +117,11 @@ class StudentsFit:
     substeps: int = 6
 
 
-def run_students(task: Task, settings: StudentsFit, place: Place = NOWHERE) -> Made:
+def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep, place: Place = NOWHERE) -> Made:
     """Refine a sampler for each guidance scale and number of steps.
 
-    A scale goes on from what came out at the one before, so that what lies between can be interpolated.
+    A scale goes on from what came out at the one before, so that what lies between can be interpolated. The entries carry the
+    recipe ``made_of``, and ``keep`` gets all there are whenever a scale is done.
 
     Raises as ``run_paper``.
     """
@@ -138,11 +141,13 @@ def run_students(task: Task, settings: StudentsFit, place: Place = NOWHERE) -> M
         usual = [] if settings.only else usual_grids(steps, low, high, flow)
         return [*given, *(grid for grid in usual if not any(np.allclose(grid, g, rtol=1e-4) for g in given))]
 
+    ranged = {**made_of, "sigma_min": low, "sigma_max": high}
     for steps in settings.steps:
         grids(steps)  # what cannot be used says so before the teacher runs
     dense = schedule("linear" if flow else "karras", _DENSE, low, high).tolist()
     plain = settings.schedule(settings.steps[0])
     evaluations = {steps: _evaluations(settings.solver, steps) for steps in settings.steps}
+    check_capacity([2 * n if settings.solver else n for n in evaluations.values()] * len(settings.scales))
     entries: list[Entry] = []
     results: list[Distillation] = []
     stages = _planned(task.samples, settings.mode, settings.steps)
@@ -176,7 +181,8 @@ def run_students(task: Task, settings: StudentsFit, place: Place = NOWHERE) -> M
 
         run_inside(replace(task, cfg=scale), plain, True, sigma_list, progress, body)
         progress.finish()
-        entries += [Entry(result.parameters, info, float(scale), result.report) for result in results]
+        entries += [Entry(result.parameters, info, float(scale), result.report, ranged) for result in results]
+        keep(entries)
     return Made(entries, progress.before, time.monotonic() - started, progress)
 
 

@@ -51,6 +51,16 @@ Prompts = io.Custom("DODE_PROMPTS")
 CATEGORY = "model/sampling/D-ODE"
 
 
+_said: set[str] = set()
+
+
+def say_once(text: str, level: int = logging.WARNING) -> None:
+    """Write a line to the log, unless it stands there since the start."""
+    if text not in _said:
+        _said.add(text)
+        log.log(level, "D-ODE: %s", text)
+
+
 def interrupted() -> None:
     """Raise the host's own exception if the user has pressed cancel."""
     feature("comfy.model_management:throw_exception_if_processing_interrupted")()

@@ -1,15 +1,17 @@
 """The parameter files that this ComfyUI knows: models/dode, output/dode, and the examples that come with the pack."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dode.errors import DodeError, ParameterFileError
-from dode.parameter_file import Entry, ParameterFile, load_parameters, save_parameters
+from dode.matching import compare
+from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_numbered, save_parameters
 
 from . import PACK
-from .host import folder_paths, log
+from .host import folder_paths, log, say_once
 
 FOLDER = "dode"
 EXAMPLES = PACK / "example_parameters"
@@ -71,6 +73,11 @@ def _state(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
+def state_of(name: str) -> str:
+    """Another text after the file has changed."""
+    return str((name, *_state(path_of(name))))
+
+
 def entries() -> Iterator[tuple[str, Entry]]:
     """All entries of all files that can be read, newest file first."""
     for name in sorted(names(), key=lambda name: (-_modified(name), name)):
@@ -89,17 +96,8 @@ def _entries_of(name: str) -> tuple[Entry, ...]:
     try:
         return load(name).entries
     except DodeError as error:
-        _warn_once(f"{name} is left out: {error}")
+        say_once(f"{name} is left out: {error}")
         return ()
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(text: str) -> None:
-    if text not in _warned:
-        _warned.add(text)
-        log.warning("D-ODE: %s", text)
 
 
 def name_of(path: Path) -> str | None:
@@ -129,19 +127,63 @@ def target_of(name: str, folder: Path | None = None) -> Path:
 
 def save(content: ParameterFile, name: str, folder: Path | None = None) -> Path:
     """Write a file under output/dode, or another folder. A name that is taken gets a number: nothing is ever overwritten."""
-    target = target_of(name, folder)
-    folder, stem = target.parent, target.name.removesuffix(".safetensors")
-    number = 1
-    while True:
+    return save_numbered(target_of(name, folder), content)
+
+
+class Keeper:
+    """The file of one fit, written as soon as there is something to write, and again when there is more.
+
+    Attributes:
+        path: where it is; None as long as it is nowhere.
+        problem: why it is not where it was to go.
+    """
+
+    def __init__(self, name: str):
+        """Raises ParameterFileError for what is no name, before the fit. An empty one saves nothing."""
+        self._target = target_of(name) if name.strip() else None
+        self.path: Path | None = None
+        self.problem = ""
+
+    def __call__(self, entries: Sequence[Entry]) -> None:
+        """Save all entries so far. What took minutes is not lost to a disk: if it refuses, models/dode may be on another."""
+        if self._target is None:
+            return
+        content = ParameterFile(tuple(entries))
+        if self.path is not None and self._try(lambda path: save_parameters(path, content, overwrite=True), self.path):
+            return
+        second = Path(folder_paths.models_dir) / FOLDER / self._target.relative_to(output_folder())
+        if not any(self._try(lambda path: save_numbered(path, content), place) for place in (self._target, second)):
+            self.path = None
+
+    def _try(self, write: Callable[[Path], Path], path: Path) -> bool:
         try:
-            return save_parameters(target, content)
-        except ParameterFileError:
-            if not target.exists():
-                raise
-        number += 1
-        target = folder / f"{stem}_{number:05}.safetensors"
+            self.path = write(path)
+        except ParameterFileError as error:
+            self.problem = self.problem or str(error)
+            log.error("D-ODE: the distilled sampler could not be saved: %s", error)
+            return False
+        return True
+
+    def said(self) -> str:
+        """Where the file is, in words."""
+        if self._target is None:
+            return "Not saved: no name was given."
+        if self.path is None:
+            return (
+                f"NOT SAVED: {self.problem} The result is at this node's outputs until ComfyUI ends: make room, connect Save "
+                "D-ODE Parameters, and queue again."
+            )
+        return f"{self.problem} Saved as {self.path} instead." if self.problem else f"Saved as {self.path}"
 
 
-def one(entry: Entry, **words: str) -> ParameterFile:
-    """A file of one entry; words are author, licence and notes."""
+def one(entry: Entry, **words: Any) -> ParameterFile:
+    """A file of one entry; words are author, licence, notes and workflow."""
     return replace(ParameterFile((entry,)), **words)
+
+
+def fitting(model: ModelInfo) -> str:
+    """Which files of the library fit a model, in words."""
+    fit = list(dict.fromkeys(name for name, entry in entries() if compare(entry, model)))
+    if not fit:
+        return "No file of the library fits this model: make one with Distill Sampler."
+    return f"These fit: {', '.join(fit[:8])}{' …' * (len(fit) > 8)}."

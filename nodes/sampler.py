@@ -10,9 +10,9 @@ from dode.matching import compare
 from dode.parameter_file import Entry
 
 from .guided import run_entry, scale_of
-from .host import CATEGORY, Params, feature, io, log
+from .host import CATEGORY, Params, feature, io
 from .model_info import model_info, stock_start
-from .text import summary
+from .text import summary, warn_of
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
 
@@ -22,7 +22,6 @@ def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
 
     When run: ParameterError if the parameters are for another kind of model, or for a grid that σ is no part of.
     """
-    told: set[str] = set()
 
     def sample_dode(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None):
         guider = model.inner_model
@@ -32,10 +31,7 @@ def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
                 f"These D-ODE parameters ({summary(entry)}) are for another kind of model: {'; '.join(match.hard)}. "
                 "Load parameters made for this model, or make some with Distill Sampler."
             )
-        for difference in match.soft:
-            if difference not in told:
-                told.add(difference)
-                log.warning("D-ODE: %s: %s. The parameters may fit less well.", summary(entry), difference)
+        warn_of(summary(entry), match)
         sigmas = stock_start(guider.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
         return run_entry(entry, model, x, sigmas, extra_args, callback, disable, strength)
 

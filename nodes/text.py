@@ -1,7 +1,11 @@
 """What a node says about parameters, in words."""
 
+from dode.matching import Match
 from dode.methods import get_method
-from dode.parameter_file import Entry
+from dode.parameter_file import Entry, ParameterFile
+from dode.recipe import recipe_text
+
+from .host import say_once
 
 
 def summary(entry: Entry) -> str:
@@ -26,6 +30,25 @@ def gain(entry: Entry) -> str:
     )
 
 
+def warn_of(name: str, match: Match) -> None:
+    """Say once in the log what differs without being wrong."""
+    for difference in match.soft:
+        say_once(f"{name}: {difference}. The parameters may fit less well.")
+
+
+def comparison(match: Match) -> str:
+    """Several lines: everything that was compared, and the outcome."""
+    marks = {"same": "=", "unknown": "?", "soft": "≈", "hard": "✗"}
+    head = "Fits this model." if match and not match.soft else "May fit this model." if match else "Does not fit this model."
+    return "\n".join([head, *(f"{marks[each.verdict]} {each}" for each in match.compared)])
+
+
+def words(content: ParameterFile) -> str:
+    """One or more lines: who made a file, under which terms, and what they say of it."""
+    made = [content.author and f"by {content.author}", content.licence, f"with {content.software}"]
+    return "\n".join(filter(None, [", ".join(filter(None, made)), content.notes]))
+
+
 def details(entry: Entry) -> str:
     """Several lines: the solver, the model, the fit, the numbers."""
     parameters, model, report = entry.parameters, entry.model, entry.report
@@ -48,4 +71,6 @@ def details(entry: Entry) -> str:
     if parameters.guidance is not None:
         lines.append("γ (change of the guidance scale):")
         lines += ["  " + "  ".join(f"{v:+.4f}" for v in row) for row in parameters.guidance]
+    if entry.recipe:
+        lines.append("Recipe: " + "; ".join(f"{name} {recipe_text(value)}" for name, value in entry.recipe.items()))
     return "\n".join(lines)

@@ -177,6 +177,11 @@ def test_a_renamed_checkpoint_keeps_its_parameters() -> None:
     assert choose(there, renamed, 3.0, mine.parameters.sigmas).name == "mine"
 
 
+def test_an_architecture_that_old_software_did_not_know_is_unknown() -> None:
+    old = replace(entry(3.0), model=replace(FITTED, family="None"))
+    assert compare(old, FITTED).compared[0].verdict == "unknown"
+
+
 def test_what_differs_is_said_in_words() -> None:
     match = compare(replace(entry(3.0), model=FITTED), ModelInfo("c", "Flux", "flow", 16, "blocks-3"), 1.0, (5.0, 0.0))
     said = "; ".join((*match.hard, *match.soft))

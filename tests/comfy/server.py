@@ -55,9 +55,19 @@ class Run:
 
 
 class ComfyServer:
-    """Starts on construction; ``close`` ends it. ``base`` is the folder with its models, output, user and custom_nodes."""
+    """Starts on construction, with more ``arguments`` if any; ``close`` ends it.
 
-    def __init__(self, folder: Path, base: Path, packs: Sequence[Path] = (ROOT,), hide: Sequence[str] = ()):
+    ``base`` is the folder with its models, output, user and custom_nodes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        packs: Sequence[Path] = (ROOT,),
+        hide: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+    ):
         self.base, self.log_file = base, base / "server.log"
         nodes = base / "custom_nodes"
         nodes.mkdir(parents=True, exist_ok=True)
@@ -71,7 +81,7 @@ class ComfyServer:
         command = [sys.executable, str(Path(__file__).with_name("launch.py")), str(folder)]
         command += [word for path in hide for word in ("--hide", path)]
         command += ["--", "--cpu", "--port", str(self.port), "--base-directory", str(base), "--preview-method", "latent2rgb"]
-        command += ["--disable-api-nodes"]
+        command += ["--disable-api-nodes", *arguments]
         environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=base)

@@ -133,10 +133,11 @@ def test_what_cannot_be_helped_says_so(comfy: ComfyServer, kind: str, message: s
 
 
 def test_a_disk_that_refuses_does_not_undo_the_fit(comfy: ComfyServer) -> None:
-    """A plain file where a folder should be stands for a disk that cannot be written."""
-    block = comfy.base / "output" / "dode" / "blocked"
-    block.parent.mkdir(parents=True, exist_ok=True)
-    block.write_text("no folder")
+    """A plain file where a folder should be stands for a disk that cannot be written, here and where it is tried next."""
+    block, second = (comfy.base / place / "dode" / "blocked" for place in ("output", "models"))
+    for path in (block, second):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no folder")
     graph = Graph()
     on = demo(graph)
     node = distill(graph, on, save_as="blocked/here", seed=17)
@@ -159,6 +160,7 @@ def test_a_disk_that_refuses_does_not_undo_the_fit(comfy: ComfyServer) -> None:
     assert refused.status == "error"
     assert "could not be written" in refused.error
     block.unlink()
+    second.unlink()
     goes_on(comfy)
 
 

@@ -30,7 +30,9 @@ def test_where_nothing_fits_it_is_the_base_solver(comfy: ComfyServer) -> None:
     assert run.status == "success", run.error
     assert torch.equal(comfy.latent(run, ours), comfy.latent(run, stock))
     assert not torch.equal(comfy.latent(run, ours), comfy.latent(run, twice))
-    said = [line for line in comfy.log().splitlines() if "no saved parameters fit" in line and "9 steps" in line]
+    said = [
+        line for line in comfy.log().splitlines() if "no saved parameters fit" in line and "9 steps at guidance 1.7" in line
+    ]
     assert len(said) == 1
     assert "plain dpmpp_2m" in said[0]
 

@@ -2,16 +2,21 @@
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.samplers
 import comfy.supported_models_base
+import folder_paths
 import torch
+from comfy.ldm.wan.model import WanModel
 from comfy.model_base import ModelType
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .faults import Fault
@@ -109,9 +114,38 @@ class StockSampler:
         return (comfy.samplers.KSAMPLER(on_its_own_sigmas, dict(entry.stock[number].options(entry.default_order))),)
 
 
+class TestCheckpoint:
+    """Writes a checkpoint into models/diffusion_models, for the host's own loader: the smallest Wan, with random weights.
+
+    Two CONDITIONINGs for it. With an empty name nothing is written.
+    """
+
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    FUNCTION = "write"
+    CATEGORY = "test"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"name": ("STRING", {}), "seed": ("INT", {})}}
+
+    def write(self, name: str, seed: int) -> Any:
+        if name:
+            torch.manual_seed(seed)
+            sizes = {"dim": 128, "ffn_dim": 128, "num_heads": 1, "num_layers": 1, "in_dim": 16, "out_dim": 16}
+            network = WanModel(model_type="t2v", **sizes, device="cpu", dtype=torch.float32, operations=comfy.ops.manual_cast)
+            weights = {key: torch.randn_like(value) / 20 for key, value in network.state_dict().items()}
+            folder = Path(folder_paths.models_dir) / "diffusion_models"
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / name)
+        positive, negative = ([[torch.full((1, 2, 4096), v), {"pooled_output": None}]] for v in (0.5, -0.5))
+        return {"ui": {"text": (name,)}, "result": (positive, negative)}
+
+
 NODE_CLASS_MAPPINGS = {
     "DodeTestFault": Fault,
     "DodeTestStockSampler": StockSampler,
     "DodeTestModel": TestModel,
     "DodeTestWatchSigmas": WatchSigmas,
+    "DodeTestCheckpoint": TestCheckpoint,
 }
