@@ -1,0 +1,73 @@
+"""The list in Load D-ODE Parameters: what fits the model is marked, and of the rest it says why not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import dode
+from tests.comfy.server import ROOT
+from tests.page.conftest import Look
+from tests.page.graphs import loading
+from tests.page.page import ComfyPage
+
+EXAMPLE, OTHER = "demo_model_6_steps.safetensors", "for_another_model.safetensors"
+_LOAD = "app.rootGraph.nodes.find((n) => n.comfyClass === 'DODELoad')"
+_WIDGET = f"{_LOAD}.widgets.find((w) => w.name === 'file')"
+_LABEL = f"(file) => {_WIDGET}.options.getOptionLabel(file)"
+
+
+@pytest.fixture
+def other(library: Path) -> None:
+    """A file for a model of another kind, in the library."""
+    (entry,) = dode.load_parameters(ROOT / "example_parameters" / EXAMPLE).entries
+    model = replace(entry.model, family="SDXL", name="xl.safetensors", channels=4)
+    dode.save_parameters(library / OTHER, [replace(entry, model=model)], overwrite=True)
+
+
+def label(tab: ComfyPage, file: str) -> str:
+    return tab.page.evaluate(_LABEL, file)
+
+
+def settled(tab: ComfyPage, file: str, mark: str) -> str:
+    """The label, once it has this mark."""
+    tab.page.wait_for_function(f"([file, mark]) => ({_LABEL})(file).startsWith(mark)", arg=[file, mark], timeout=20_000)
+    return label(tab, file)
+
+
+@pytest.mark.usefixtures("other")
+def test_the_list_marks_what_fits_the_connected_model(tab: ComfyPage, look: Look) -> None:
+    tab.build(*loading(file=EXAMPLE))
+    tab.page.evaluate("() => app.refreshComboInNodes()")
+    assert settled(tab, EXAMPLE, "✓") == f"✓ {EXAMPLE}"
+    why = settled(tab, OTHER, "✗")
+    assert "fitted for the architecture 'SDXL', this model has 'dode.demo.UNet'" in why
+    tab.look("DODELoad")
+    if look.vue:
+        tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.wait_for()
+        tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.click()
+        tab.page.get_by_text("✗ for_another_model").first.wait_for()
+        tab.shoot(f"fits-{look.name}")
+        tab.page.keyboard.press("Escape")
+    else:
+        assert tab.page.evaluate(f"() => {_WIDGET}._displayValue") == f"✓ {EXAMPLE}"
+        tab.shoot(f"fits-{look.name}")
+    assert tab.widgets("DODELoad")["file"] == EXAMPLE
+
+
+@pytest.mark.usefixtures("other")
+def test_without_a_model_nothing_is_marked_and_a_new_link_is_seen(tab: ComfyPage) -> None:
+    nodes, links = loading(file=EXAMPLE)
+    del nodes["demo"]
+    tab.build(nodes, [each for each in links if each[0] != "demo"])
+    tab.page.evaluate("() => app.refreshComboInNodes()")
+    tab.page.wait_for_timeout(500)
+    assert [label(tab, file) for file in (EXAMPLE, OTHER)] == [EXAMPLE, OTHER]
+    tab.page.evaluate(
+        f"""() => {{
+          const node = LiteGraph.createNode("DODEDemoModel"), load = {_LOAD};
+          app.rootGraph.add(node);
+          node.connect(0, load, load.findInputSlot("model"));
+        }}"""
+    )
+    assert settled(tab, EXAMPLE, "✓")
