@@ -185,6 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
     plot = _command(commands, "plot", help="draw λ per row and the error per step")
     plot.add_argument("file", type=Path, metavar="FILE")
     plot.add_argument("--output", type=Path, metavar="PNG", help="FILE with .png, if not given")
+    plot.add_argument("--overwrite", action="store_true", help="replace PNG if it exists")
 
     _command(commands, "methods", help="list the solvers that can be distilled")
     return parser

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from dode import durable
 from dode.claims import check as check
 from dode.distill import Distillation
 from dode.distill import distill as fit
@@ -251,7 +252,7 @@ def _write(path: Path, latents: Tensor) -> None:
         sheet(rows, path, scale=3)
         return
     try:
-        path.write_bytes(save_tensors({"latents": latents.contiguous()}))
+        durable.write(path, save_tensors({"latents": latents.contiguous()}), overwrite=True)
     except OSError as error:
         raise ParameterFileError(f"{path} could not be written: {error.strerror or error}.") from error
 
@@ -261,7 +262,9 @@ def plot(options: Namespace) -> int:
     from dode.plots import plot_entries
 
     content = load_parameters(options.file)
-    print(plot_entries(content.entries[:8], options.output or options.file.with_suffix(".png")))
+    options.output = options.output or options.file.with_suffix(".png")
+    _refuse_existing(options)
+    print(plot_entries(content.entries[:8], options.output))
     return 0
 
 

@@ -131,7 +131,7 @@ def _checkpoint(fitted: ModelInfo, model: ModelInfo) -> tuple[Compared, Compared
         which = "the file has none" if not fitted.fingerprint else "this model has none"
         return name, Compared("fingerprint", "unknown", which)
     if same_weights:
-        return name, Compared("fingerprint", "same", "the same weights")
+        return name, Compared("fingerprint", "same", "the same checkpoint")
     return name, Compared("fingerprint", "soft", "fitted on other weights (the checkpoints' fingerprints differ)")
 
 
@@ -232,7 +232,8 @@ def _blend(below: Entry, above: Entry, guidance: float) -> Entry:
         guidance=linear(pair[0].guidance, pair[1].guidance),
         model_sigmas=told,
     )
-    return replace(below, parameters=mixed, guidance=float(guidance), report=None)
+    recipe = {**below.recipe, "interpolated_between": (below.guidance, above.guidance)} if below.recipe else {}
+    return replace(below, parameters=mixed, guidance=float(guidance), report=None, recipe=recipe)
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,8 @@ def test_plot_and_picture_sheet(file: Path, tmp_path: Path) -> None:
     png = tmp_path / "plot.png"
     assert main(["plot", str(file), "--output", str(png)]) == 0
     assert png.read_bytes().startswith(b"\x89PNG")
+    assert main(["plot", str(file), "--output", str(png)]) == 2
+    assert main(["plot", str(file), "--output", str(png), "--overwrite"]) == 0
     sheet = tmp_path / "sheet.png"
     assert main(["sample", str(sheet), "--count", "2", "--evaluations", "2"]) == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")

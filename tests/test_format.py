@@ -211,6 +211,14 @@ def with_entry(**fields: Any) -> bytes:
     return joined(json.dumps(header), rest)
 
 
+def with_number(name: str, number: float) -> bytes:
+    """A good file with one number of a tensor of entry 3 replaced; that entry has all there are."""
+    header, _, rest = apart((GOLDEN / "version_2.safetensors").read_bytes())
+    start, changed = header[name]["data_offsets"][0], bytearray(rest)
+    changed[start + 16 : start + 24] = struct.pack("<d", number)
+    return joined(json.dumps(header), bytes(changed))
+
+
 def many(entries: int, rows: int) -> bytes:
     """A file of so many entries with so many rows in all, by hand: the writer would refuse it."""
     one = {"method": "euler", "order": 1, "directions": "data", "coordinate": "log_sigma"}
@@ -232,6 +240,13 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a shape that overflows": (described(shape=[1 << 62]), "no list of possible whole numbers"),
     "a negative shape": (described(shape=[-4]), "no list of possible whole numbers"),
     "a field more": (described(strides=[8]), "described by dtype, shape and data_offsets"),
+    "an infinite σ": (with_number("3.sigmas", float("inf")), "must be finite"),
+    "an infinite λ": (with_number("3.values", float("-inf")), "must be finite"),
+    "an infinite γ": (with_number("3.guidance", float("inf")), "must be finite"),
+    "an absurd λ": (with_number("3.values", 1.1e6), "within ±1e"),
+    "an absurd σ": (with_number("3.sigmas", 1.1e6), "within ±1e"),
+    "a σ that is told far off": (with_number("3.model_sigmas", 5.0), "within a factor of 4"),
+    "σ that do not descend": (with_number("3.sigmas", 20.0), "descending"),
     "float32": (described(dtype="F32"), "float64"),
     "a header of 2 MiB": (struct.pack("<Q", 2 << 20) + b" " * ((2 << 20) - 8), "header is missing or cut off"),
     "a large header": (struct.pack("<Q", 3 << 19) + b" " * (3 << 19), "header is larger than 1 MiB"),

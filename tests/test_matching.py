@@ -44,6 +44,13 @@ def test_between_two_scales_all_numbers_are_blended() -> None:
     assert found.parameters.sigmas[-1] == 0
 
 
+def test_a_blend_says_in_its_recipe_what_it_is_one_of() -> None:
+    below, above = (replace(entry(scale), recipe={"tool": "a tool"}) for scale in (3.0, 6.0))
+    assert interpolate([below, above], 4.0).recipe == {"tool": "a tool", "interpolated_between": (3.0, 6.0)}
+    assert interpolate([below, above], 3.0).recipe == {"tool": "a tool"}
+    assert interpolate([entry(3.0), entry(6.0)], 4.0).recipe == {}
+
+
 def test_a_fitted_scale_is_returned_as_it_is() -> None:
     entries = [entry(3.0), entry(6.0), entry(6.02)]
     assert interpolate(entries, 6.0) is entries[1]

@@ -60,7 +60,7 @@ function marks(node) {
     look();
     const file = said.get(value);
     if (!file?.fits) return value ?? "";
-    const why = file.error ?? file.why?.join("; ");
+    const why = file.error ?? file.why?.[0]; // one is enough to choose another; Load's info says them all
     return file.fits === "yes" ? `✓ ${value}` : `${file.fits === "no" ? "✗" : "≈"} ${value} (${why})`;
   };
   const connected = node.onConnectionsChange;

@@ -87,7 +87,7 @@ def test_a_file_says_which_checkpoint_it_is_for(comfy: ComfyServer, fitted: str)
 def test_the_fingerprint_stays_with_the_checkpoint(comfy: ComfyServer, fitted: str, changes: dict[str, str]) -> None:
     text = said(loaded(comfy, fitted, "a.safetensors", **changes))
     assert "Fits this model." in text
-    assert "= fingerprint: the same weights" in text
+    assert "= fingerprint: the same checkpoint" in text
     assert "= checkpoint name: a.safetensors" in text
 
 
