@@ -154,9 +154,15 @@ def _denoiser(
         levels, prompts = sigma_list(float(sigma[0])), prompt_of[samples]
         options = extra_args["model_options"]
         arguments = extra_args if levels is None else {**extra_args, "model_options": told(options, list(levels))}
+        numbers = prompts.unique().tolist()
+        if len(numbers) == 1:
+            guider.use(numbers[0])
+            output = model(x, sigma, **arguments)
+            show(output.denoised if isinstance(output, Guided) else output)
+            return output
         parts = [torch.empty_like(x), torch.empty_like(x)]
         filled = 2
-        for number in prompts.unique().tolist():
+        for number in numbers:
             where = (prompts == number).nonzero()[:, 0].to(x.device)
             guider.use(number)
             output = model(x[where], sigma[where], **arguments)

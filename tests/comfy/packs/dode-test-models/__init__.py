@@ -19,6 +19,7 @@ from comfy.model_base import ModelType
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .clock import Clock
 from .faults import Fault
 
 KINDS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION, "edm": ModelType.EDM, "flow": ModelType.FLOW}
@@ -29,11 +30,11 @@ class Network(torch.nn.Module):
 
     dtype = torch.float32
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, width: int = 8):
         super().__init__()
         generator = torch.Generator().manual_seed(7)
-        self.mix = torch.nn.Parameter(torch.randn(8, channels, 3, 3, generator=generator) / 4, requires_grad=False)
-        self.out = torch.nn.Parameter(torch.randn(channels, 8, 3, 3, generator=generator) / 8, requires_grad=False)
+        self.mix = torch.nn.Parameter(torch.randn(width, channels, 3, 3, generator=generator) / 4, requires_grad=False)
+        self.out = torch.nn.Parameter(torch.randn(channels, width, 3, 3, generator=generator) / width, requires_grad=False)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None, **_: Any) -> Tensor:
         shift = torch.sin(t.float() / 100).view(-1, 1, 1, 1)
@@ -52,16 +53,16 @@ class TestModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"kind": (list(KINDS),)}}
+        return {"required": {"kind": (list(KINDS),)}, "optional": {"width": ("INT", {"default": 8, "max": 4096})}}
 
-    def make(self, kind: str) -> tuple[Any, ...]:
+    def make(self, kind: str, width: int = 8) -> tuple[Any, ...]:
         class Config(comfy.supported_models_base.BASE):
             unet_config = {"disable_unet_model_creation": True, "dtype": torch.float32}  # noqa: RUF012
             latent_format = comfy.latent_formats.SD15
             memory_usage_factor = 1.0
 
         model = comfy.model_base.BaseModel(Config(Config.unet_config), model_type=KINDS[kind])
-        model.diffusion_model = Network(4)
+        model.diffusion_model = Network(4, width)
         device = comfy.model_management.get_torch_device()
         patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
         positive, negative = ([[torch.full((1, 2, 8), v), {"pooled_output": None}]] for v in (0.5, -0.5))
@@ -143,6 +144,7 @@ class TestCheckpoint:
 
 
 NODE_CLASS_MAPPINGS = {
+    "DodeTestClock": Clock,
     "DodeTestFault": Fault,
     "DodeTestStockSampler": StockSampler,
     "DodeTestModel": TestModel,
