@@ -8,7 +8,7 @@ import comfy.patcher_extension
 
 
 class Clock:
-    """Writes into the log, when the outermost sampling call ends: its time, the guider's part of it, and the calls of that."""
+    """Logs, whenever a sampling call ends, so far: time of all of them, the guider's part, its calls, wall time."""
 
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "patch"
@@ -20,15 +20,16 @@ class Clock:
 
     def patch(self, model: Any, label: str) -> tuple[Any]:
         clock = time.thread_time
-        spent = {"guider": 0.0, "calls": 0}
+        spent = {"total": 0.0, "guider": 0.0, "calls": 0, "wall": 0.0}
 
         def outer(executor: Any, *arguments: Any, **named: Any) -> Any:
             start, wall = clock(), time.perf_counter()
             try:
                 return executor(*arguments, **named)
             finally:
-                total, seconds = clock() - start, time.perf_counter() - wall
-                logging.info("clock %s: %r %r %r %r", label, total, spent["guider"], spent["calls"], seconds)
+                spent["total"] += clock() - start
+                spent["wall"] += time.perf_counter() - wall
+                logging.info("clock %s: %r %r %r %r", label, *spent.values())
 
         def predict(executor: Any, *arguments: Any, **named: Any) -> Any:
             start = clock()
