@@ -219,7 +219,7 @@ def mutated(known: list[bytes], rng: random.Random) -> tuple[str, bytes]:
 def fuzz(count: int, seed: int, valid: Callable[[bytes, ParameterFile], None]) -> "Outcome":
     """Read so many mutated files; ``valid`` is called for those that are read.
 
-    Raises whatever reading raises beyond the two named refusals, with the file in ``fuzz_failure.bin``.
+    Raises whatever reading raises beyond the two named refusals, with the file in ``test_artifacts/fuzz_failure.bin``.
     """
     rng, known, outcome = random.Random(seed), list(seeds()), Outcome()
     for _ in range(count):
@@ -234,8 +234,10 @@ def fuzz(count: int, seed: int, valid: Callable[[bytes, ParameterFile], None]) -
             outcome.took(time.process_time() - began, data)
             said = f"{type(refusal).__name__}: " + re.sub(r"'[^']*'|\d[\d.e+-]*|\[.*\]", "…", str(refusal))[:90]
         except BaseException:
-            Path("fuzz_failure.bin").write_bytes(data)
-            print(f"{how}: see fuzz_failure.bin", file=sys.stderr)
+            kept = Path(__file__).parent.parent / "test_artifacts" / "fuzz_failure.bin"
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_bytes(data)
+            print(f"{how}: see {kept}", file=sys.stderr)
             raise
         if said not in outcome.said and len(data) < 20_000 and len(known) < 400:
             known.append(data)
