@@ -1,0 +1,78 @@
+"""Help where people look: each node has a page, and its texts in three languages, complete and up to date."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.comfy.server import ROOT, ComfyServer
+
+LANGUAGES = ("en", "zh", "ja")
+SETTING = "dode_ksampler"
+
+
+def texts(language: str, name: str = "nodeDefs") -> dict[str, Any]:
+    return json.loads((ROOT / "locales" / language / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy: ComfyServer) -> dict[str, Any]:
+    return {name: node for name, node in comfy.get("/object_info").items() if name.startswith("DODE")}
+
+
+def inputs(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+    return {name: (*spec, {})[1] for name, spec in found.items()}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_of_every_node_is_there_and_nothing_else(nodes: dict[str, Any], language: str) -> None:
+    known = texts(language)
+    assert set(known) == set(nodes)
+    for name, node in nodes.items():
+        assert set(known[name]["inputs"]) == set(inputs(node)), name
+        assert set(known[name]["outputs"]) == {str(i) for i in range(len(node["output"]))}, name
+        said = [known[name]["display_name"], known[name]["description"]]
+        said += [each["tooltip"] for group in ("inputs", "outputs") for each in known[name][group].values()]
+        assert all(said), name
+
+
+def test_english_is_what_the_nodes_say(nodes: dict[str, Any]) -> None:
+    for name, known in texts("en").items():
+        node = nodes[name]
+        assert (known["display_name"], known["description"]) == (node["display_name"], node["description"])
+        assert {key: each["tooltip"] for key, each in known["inputs"].items()} == {
+            key: options["tooltip"] for key, options in inputs(node).items()
+        }
+        assert [known["outputs"][str(i)]["tooltip"] for i in range(len(node["output"]))] == node["output_tooltips"]
+
+
+@pytest.mark.parametrize("language", ["zh", "ja"])
+def test_the_other_languages_are_other_languages(language: str) -> None:
+    own = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
+    for name, known in texts(language).items():
+        said = [known["display_name"], known["description"]]
+        for group in ("inputs", "outputs"):
+            said += [each["tooltip"] for each in known[group].values()]
+        assert all(own.search(text) for text in said), name
+    assert own.search(texts(language, "settings")[SETTING]["name"])
+
+
+def test_the_server_hands_the_texts_out(comfy: ComfyServer) -> None:
+    served = comfy.get("/i18n")
+    for language in LANGUAGES:
+        assert served[language]["nodeDefs"]["DODELoad"] == texts(language)["DODELoad"]
+        assert served[language]["settings"][SETTING] == texts(language, "settings")[SETTING]
+
+
+def test_each_node_has_a_help_page_that_names_its_inputs(nodes: dict[str, Any]) -> None:
+    folder = ROOT / "web" / "docs"
+    assert {path.stem for path in folder.glob("*.md")} == set(nodes)
+    for name, node in nodes.items():
+        text = (folder / f"{name}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {node['display_name']}\n"), name
+        for field in inputs(node):
+            assert f"`{field}`" in text, f"{name}.md does not say what {field} is"
+        for output in node["output_name"]:
+            assert f"`{output}`" in text, f"{name}.md does not say what {output} is"
