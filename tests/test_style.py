@@ -21,7 +21,7 @@ def test_tools_find_nothing(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/embedded_model.md", "docs/fit.md", "docs/format.md"]
+    "document", ["README.md", "CONTRIBUTING.md", "docs/embedded_model.md", "docs/fit.md", "docs/guide.md", "docs/format.md"]
 )
 def test_links_and_files_named_in_documents_exist(document: str) -> None:
     path = ROOT / document

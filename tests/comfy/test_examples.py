@@ -33,6 +33,8 @@ def test_it_runs_as_shipped(comfy: ComfyServer, name: str) -> None:
     run = comfy.run(prompt)
     assert run.status == "success", run.error
     pictures = [picture for output in run.outputs.values() for picture in output.get("images", [])]
+    columns = [c for output in run.outputs.values() for shown in output.get("dode", []) for c in shown.get("columns", [])]
+    pictures += [picture for column in columns for picture in column["pictures"]]
     assert pictures
     for picture in pictures:
         with Image.open(comfy.base / picture["type"] / picture["subfolder"] / picture["filename"]) as shown:

@@ -137,6 +137,10 @@ class ComfyPage:
         self.page.evaluate(_LOOK, {"kind": kind, "zoom": zoom})
         self.page.wait_for_timeout(400)
 
+    def box(self, kind: str) -> tuple[float, float, float, float]:
+        """Where a node is on the page: left, top, width, height, its title included."""
+        return tuple(self.page.evaluate(_BOX, kind))
+
     def shoot(self, name: str, whole: bool = True) -> Path:
         """Keep a picture of the page among the artefacts."""
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
@@ -183,12 +187,22 @@ _BUILD = """({nodes, links}) => {
   }
 }"""
 
+_BOX = """(kind) => {
+  const node = app.rootGraph.nodes.find((n) => n.comfyClass === kind), { ds, canvas } = app.canvas;
+  const area = canvas.getBoundingClientRect(), title = 32;
+  const left = area.left + (node.pos[0] + ds.offset[0]) * ds.scale, top = area.top + (node.pos[1] - title + ds.offset[1]) * ds.scale;
+  const element = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+  if (element) return [element.left, element.top, element.width, element.height];
+  return [left, top, node.size[0] * ds.scale, (node.size[1] + title) * ds.scale];
+}"""
+
 _LOOK = """({kind, zoom}) => {
   const node = app.rootGraph.nodes.find((n) => n.comfyClass === kind);
   const { canvas } = app, { ds } = canvas, area = canvas.canvas.getBoundingClientRect();
   ds.scale = zoom;
   const height = node.size[1] + 30, fits = height * zoom < area.height - 120;
   ds.offset[0] = -node.pos[0] + (area.width / zoom - node.size[0]) / 2;
-  ds.offset[1] = -node.pos[1] + (fits ? (area.height / zoom - node.size[1]) / 2 : 120 / zoom);
+  // What does not fit is shown from its end, where the panel is.
+  ds.offset[1] = -node.pos[1] + (fits ? (area.height / zoom - node.size[1]) / 2 : (area.height - 50) / zoom - node.size[1]);
   canvas.setDirty(true, true);
 }"""
