@@ -185,7 +185,9 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     offsets = np.zeros(len(numbers.names))
     best, errors = start, targets.errors(model, start.tableau())
     best_errors, damping = errors, 1e-2
-    for _ in range(freedom.iterations):
+    began = math.sqrt(errors[targets.held].mean())
+    model.measured("refine", 0, began, began)
+    for number in range(freedom.iterations):
         try:
             grams = _grams(model, targets, numbers, offsets)[fitted]
         except NotFiniteError:
@@ -209,6 +211,7 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
         offsets, errors, damping = there, after, min(max(factor * damping, 1e-6), 1e3)
         if errors[targets.held].mean() < best_errors[targets.held].mean():
             best, best_errors = moved, errors
+        model.measured("refine", number + 1, began, math.sqrt(best_errors[targets.held].mean()))
         if gain < _ENOUGH:
             break
     return best, best_errors

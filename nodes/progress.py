@@ -1,5 +1,6 @@
 """Progress of a distillation on its node: bar, picture, stages, errors so far, and how long it will still take."""
 
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -71,6 +72,8 @@ class Progress:
 
     def measured(self, stage: str, number: int, before: float, after: float) -> None:
         """Errors on the held-out samples, for the curve that grows on the node."""
+        if not (math.isfinite(before) and math.isfinite(after)):
+            return  # what browsers read as JSON has no such numbers
         last = self.errors[-1] if self.errors else None
         if last is not None and (last["stage"] != stage or last["number"] >= number):
             self.errors = []  # another stage, or the next number of steps

@@ -17,7 +17,7 @@ DISTILL, LOAD, COMPARE = "DODEDistillSampler", "DODELoad", "DODECompare"
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as base:
+    with tempfile.TemporaryDirectory(prefix="ComfyUI-") as base:
         server = ComfyServer(comfyui_dir(), Path(base), [ROOT])
         try:
             with browser_page(server, width=1500, height=1500) as tab:
@@ -35,7 +35,7 @@ def distilling(tab: ComfyPage, folder: Path) -> None:
     tab.look(DISTILL)
     tab.queue()
     tab.page.wait_for_selector(".dode-bar", timeout=60_000)
-    tab.page.wait_for_function("() => document.querySelectorAll('.dode-bar ~ div tbody tr').length > 1", timeout=240_000)
+    tab.page.wait_for_function("() => document.querySelectorAll('.dode-bar ~ div tbody tr').length > 2", timeout=240_000)
     shoot(tab, DISTILL, folder / "page_running.png")
     tab.wait_done(600)
     tab.page.evaluate("() => document.querySelectorAll('.p-toast-message').forEach((each) => each.remove())")

@@ -190,7 +190,8 @@ _BUILD = """({nodes, links}) => {
 _BOX = """(kind) => {
   const node = app.rootGraph.nodes.find((n) => n.comfyClass === kind), { ds, canvas } = app.canvas;
   const area = canvas.getBoundingClientRect(), title = 32;
-  const left = area.left + (node.pos[0] + ds.offset[0]) * ds.scale, top = area.top + (node.pos[1] - title + ds.offset[1]) * ds.scale;
+  const left = area.left + (node.pos[0] + ds.offset[0]) * ds.scale;
+  const top = area.top + (node.pos[1] - title + ds.offset[1]) * ds.scale;
   const element = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
   if (element) return [element.left, element.top, element.width, element.height];
   return [left, top, node.size[0] * ds.scale, (node.size[1] + title) * ds.scale];

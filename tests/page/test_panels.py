@@ -105,6 +105,10 @@ def test_a_refined_fit_shows_its_stages_and_channels(tab: ComfyPage, look: Look)
     stages = tab.page.locator(".dode-stages")
     stages.wait_for()
     assert stages.inner_text().split() == ["Teacher", "Search", "Refinement", "Check", "Comparison"]
+    rows = "() => [...document.querySelectorAll('.dode-bar ~ div tbody tr')].map((row) => row.textContent)"
+    tab.page.wait_for_function(f"() => ({rows})().length > 2", timeout=240_000)
+    assert tab.page.evaluate(rows)[0].startswith("0"), "the best undistilled start"
+    tab.shoot(f"refining-{look.name}")
     tab.wait_done()
     panel = tab.panel(DISTILL)
     text = panel.inner_text()

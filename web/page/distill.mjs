@@ -25,9 +25,9 @@ function running() {
     elements: [stages, bar, numbers, heard, curve],
     update(state) {
       const names = state.stages.map((each) => each.name).sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
-      const done = Object.fromEntries(state.stages.map((each) => [each.name, each.done >= each.planned && each.done > 0]));
+      const begun = Object.fromEntries(state.stages.map((each) => [each.name, each.done > 0])); // and over, but for the current one
       stages.replaceChildren(
-        ...names.map((name) => el("li", { "aria-current": name === state.stage ? "step" : null, class: done[name] && name !== state.stage ? "dode-done" : "", text: say(`stage_${name}`) })),
+        ...names.map((name) => el("li", { "aria-current": name === state.stage ? "step" : null, class: begun[name] && name !== state.stage ? "dode-done" : "", text: say(`stage_${name}`) })),
       );
       const percent = Math.min(100, Math.round((100 * state.done) / Math.max(state.total, 1)));
       fill.style.width = `${percent}%`;
