@@ -63,7 +63,7 @@ def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
             method=FALLBACK_SOLVER,
             grid=grid,
             start=inside.start,
-            micro_batch=task.micro_batch,
+            micro_batch=task.at_once,
             extra_args=lambda samples: {"samples": held[samples]},
             device=inside.device,
             progress=progress,

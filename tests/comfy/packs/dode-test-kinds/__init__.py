@@ -49,7 +49,8 @@ def _unet(**more: Any) -> dict[str, Any]:
 
 
 # These have heads of 64 channels.
-_WIDE = _unet(use_linear_in_transformer=True, transformer_depth=[0, 1, 1], transformer_depth_output=[0, 0, 1, 1, 1, 1])
+_WIDE = _unet(use_linear_in_transformer=True, transformer_depth=[0, 1], transformer_depth_output=[0, 0, 1, 1])
+_WIDE |= {"channel_mult": (1, 2), "num_res_blocks": [1, 1]}
 _XL = {**_WIDE, "num_classes": "sequential", "adm_in_channels": 1536 + 16}
 _COSMOS = {"max_img_h": 32, "max_img_w": 32, "max_frames": 8, "in_channels": 16, "out_channels": 16, "patch_spatial": 2}
 _COSMOS |= {"patch_temporal": 1, "model_channels": 48, "num_blocks": 2, "num_heads": 2, "crossattn_emb_channels": 16}
