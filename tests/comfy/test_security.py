@@ -134,7 +134,10 @@ def test_the_page_states_the_limits_of_the_code() -> None:
     ]
     assert [line for line in lines if line not in text] == []
     assert parameter_file.MAX_VALUE == parameter_file.MAX_SIGMA == 1e6
-    routes = (ROOT / "nodes" / "routes.py").read_text(encoding="utf-8")
-    assert re.findall(r'routes\.(get|post)\("([^"]+)"', routes) == [
-        (method.lower(), path) for method, path in re.findall(r"\| `(GET|POST) (/dode/\w+)\?", text)
-    ]
+    served: set[tuple[str, str]] = set()
+    for path in (ROOT / "nodes").glob("*.py"):
+        code = path.read_text(encoding="utf-8")
+        constants = dict(re.findall(r'^([A-Z_]+) = "(/[^"]+)"', code, re.MULTILINE))
+        for method, quoted, name in re.findall(r'\broutes\.(\w+)\((?:"([^"]+)"|(\w+))', code):
+            served.add((method, quoted or constants[name]))
+    assert served == {(method.lower(), path) for method, path in re.findall(r"\| `([A-Z]+) (/dode/\w+)\?", text)}
