@@ -297,3 +297,25 @@ def test_the_charts_follow_the_palette(tab: ComfyPage, look: Look) -> None:
     assert tab.page.evaluate(INK) == pytest.approx(after, rel=0.02)
     tab.open(look.vue, look.light)
     tab.complaints[:] = [line for line in tab.complaints if "getImageData" not in line]  # the test's own reading of pixels
+
+
+DRAW = """async (starts) => {
+  const { errorChart } = await import("/extensions/d-ode/page/charts.mjs");
+  const box = document.createElement("div");
+  box.className = "dode-panel";
+  box.style.width = "320px";
+  document.body.append(box);
+  for (const start of starts) {
+    const values = [start, start * 1.3];
+    const shown = { title: "t", rowName: "r", numbers: [1, 2], before: values, after: values, names: ["a", "b"] };
+    box.replaceChildren(errorChart(shown));
+    for (let i = 0; i < 100 && !box.querySelector("canvas"); i++) await new Promise((done) => setTimeout(done, 20));
+    if (!box.querySelector("canvas")) throw new Error(`nothing is drawn for ${start}`);
+  }
+  box.remove();
+}"""
+
+
+def test_errors_of_any_size_are_drawn(tab: ComfyPage) -> None:
+    """Among them those whose axis ends just below a power of ten."""
+    tab.page.evaluate(DRAW, [1e-6, 0.0153, 0.1, 0.1535, 0.155, 0.158, 0.31, 1.56, 99.0, 1.5e4])

@@ -83,6 +83,18 @@ function axes(tint, bottom, left) {
   ];
 }
 
+// uPlot's own ticks of a logarithmic axis need ends that are powers of ten; with others they may never end.
+function ticksBetween(low, high) {
+  const steps = (of) => {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+      found.push(...of.map((digit) => Number(`${digit}e${power}`)).filter((tick) => tick >= low && tick <= high));
+    return found;
+  };
+  const few = steps([1, 2, 5]);
+  return few.length > 1 ? few : steps([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+}
+
 /** Errors before and after distilling, over steps or rounds; the axis is logarithmic. */
 export function errorChart({ title, rowName, numbers, before, after, names }) {
   const positive = (values) => values.map((value) => (value > 0 ? value : null));
@@ -108,7 +120,7 @@ export function errorChart({ title, rowName, numbers, before, after, names }) {
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false, range: () => [numbers[0] - 0.4, numbers.at(-1) + 0.4] }, y: { distr: 3, range: () => [low, high] } },
-      axes: axes(tint, {}, { filter: (_, ticks) => ticks.map((tick) => (/^[125](\.0*)?e/.test(Number(tick.toPrecision(6)).toExponential()) ? tick : null)) }),
+      axes: axes(tint, {}, { splits: (_, __, from, to) => ticksBetween(from, to) }),
       series: [
         {},
         ...["before", "after"].map((key, i) => ({
