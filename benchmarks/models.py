@@ -113,7 +113,7 @@ def embedded(device: torch.device, network: Any = None, size: int = 32) -> Bench
         return conditional, null
 
     sigmas = model.sigma_min, model.sigma_max
-    return BenchModel("embedded", (3, size, size), *sigmas, "log_sigma", "edm", outputs, device, (3, 8), 100)
+    return BenchModel("embedded", (3, size, size), *sigmas, "log_sigma", "edm", outputs, device, (2, 8), 100)
 
 
 def _drawn(count: int, seed: int) -> Tensor:

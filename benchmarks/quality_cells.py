@@ -73,6 +73,8 @@ def fit(
     """Distill a sampler for each number of evaluations, in one call of ``distill_students``; ``mode`` is what it takes."""
     from dode.students import distill_students
 
+    more.setdefault("micro_batch", 64)
+
     return distill_students(
         denoiser or model.fit_denoiser(guidance),
         model.noise(plan.fit_samples, plan.fit_seed),

@@ -12,15 +12,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "noise levels fixed": {"grid": False, "start": False},
     "first noise level fixed": {"start": False},
     "no guidance channel": {"guidance": 0},
-    "with told noise levels": {"model_sigmas": True},
-    "noise levels alone": {"taps": 0, "guidance": 0},
-    "differences alone": {"grid": False, "start": False, "guidance": 0},
+    "true noise levels told": {"model_sigmas": False},
+    "noise levels alone": {"taps": 0, "guidance": 0, "model_sigmas": False},
+    "differences alone": {"grid": False, "start": False, "guidance": 0, "model_sigmas": False},
+    "one start": {"starts": 1},
+    "derivatives once": {"iterations": 1},
 }
 
 
 def parts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator[dict[str, Any]]:
     """What each kind of number that the fit may move is worth: the error on test samples, and the change of balanced mode's."""
-    from dode.refine import Freedom
+    from dode.numbers import Freedom
 
     on = trial(model, guidance, plan)
     whole: dict[int, float] = {}

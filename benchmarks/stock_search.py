@@ -29,9 +29,9 @@ from dode.tableau import Array, Tableau
 from tests.comfyui import allow_cpu_only_torch, import_comfy
 from tests.stock import StockModel, function_of, works
 
-# All candidates on a few samples, a quarter of them on more, the best 6 on all. The samples are those of the test, and so is
+# All candidates on a few samples, 15 % of them on more, the best 6 on all. The samples are those of the test, and so is
 # the choice of the winner: it can only favour stock.
-KEPT, FINALISTS = 0.25, 6
+KEPT, FINALISTS = 0.15, 6
 
 
 @dataclass(frozen=True)

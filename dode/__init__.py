@@ -8,8 +8,8 @@ from dode.correction import Parameters
 from dode.distill import Distillation, Report, distill
 from dode.errors import DodeError
 from dode.methods import METHODS, build_tableau, get_method, steps_within
+from dode.numbers import Freedom
 from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_parameters
-from dode.refine import Freedom
 from dode.sampling import Guided, make_sampler, sample
 from dode.schedules import schedule
 from dode.students import distill_students

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from dode.numbers import Freedom
 from dode.parameter_file import Entry, Recipe, RecipeValue
-from dode.refine import Freedom
 from dode.schedules import schedule
 from dode.students import _TEACHER_STEPS, MODES
 from dode.tableau import Array

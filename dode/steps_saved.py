@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dode.correction import Parameters
 from dode.distill import squares
+from dode.endpoint import Start
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau
-from dode.refine import Start
 from dode.sampling import Denoiser, sample
 from dode.tableau import Tableau
 from dode.teacher import Teacher, trajectory

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from dode.correction import Parameters
 from dode.distill import Distillation, Report, check_split, split
+from dode.endpoint import Start, Targets
 from dode.errors import FitError, NotFiniteError
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method, steps_within
-from dode.refine import Freedom, Start, Targets, refine
+from dode.numbers import Freedom
+from dode.refine import refine
 from dode.sampling import Denoiser, sample
 from dode.schedules import schedule
 from dode.tableau import Array, Tableau
@@ -24,13 +26,15 @@ from dode.teacher import Teacher
 
 MODES: dict[str, Freedom] = {
     "balanced": Freedom(),
-    "best": Freedom(taps=16, guidance=16, model_sigmas=True, iterations=12, starts=3),
+    "best": Freedom(taps=16, guidance=16, iterations=6, starts=12, finalists=3),
 }
 SOLVERS = ("ipndm", "lms_k_diffusion", "dpmpp_2m", "deis", "gradient_estimation")
 _TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
-_TRIED = 16  # samples on which the starts are compared
+_TRIED, _KEPT = (4, 16), 0.2  # samples on which all starts are compared, and then this part of them
+_SCREENED = 24  # samples on which the best of each schedule are fitted for a first look
+_FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
 
 
 def distill_students(
@@ -119,8 +123,8 @@ def distill_students(
         targets = Targets(noise, start, run(fine, batches), high, batches, held)
         for number, budget in enumerate(evaluations):
             before = dict(model.counts)
-            candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate))
-            starts = candidates[: max(1, freedom.starts)] if continued is None else [continued[number]]
+            candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate, freedom))
+            starts = _screened(model, targets, candidates, freedom) if continued is None else [continued[number]]
             results = [refine(model, targets, c, freedom) for c in starts]
             parameters, errors = min(results, key=lambda result: result[1][held].mean())
             after = _held_error(errors, held)
@@ -169,6 +173,7 @@ def _candidates(
     solvers: Sequence[str],
     grids: Callable[[int], Sequence[Array]],
     coordinate: str,
+    freedom: Freedom,
 ) -> list[Parameters]:
     """Undistilled solvers with this many evaluations, the best on the fitted samples first."""
     tables: dict[Tableau, Parameters] = {}
@@ -182,12 +187,33 @@ def _candidates(
                 tables.setdefault(base, Parameters(name, order, form, tuple(grid.tolist()), values, coordinate))
     if not tables:
         raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
-    few = [i for i in range(len(targets.noise)) if i not in set(targets.held)][:_TRIED]
-    size = len(targets.batches[0])
-    tried = replace(targets, batches=list(torch.tensor(few).split(size)))
-    model.enter("search", model.counts.get("search", 0) + len(few) * sum(table.evaluations for table in tables))
-    order = sorted(tables, key=lambda table: float(tried.errors(model, table).mean()))
-    return [tables[table] for table in order]
+    few = [i for i in range(len(targets.noise)) if i not in set(targets.held)][: _TRIED[1]]
+    model.enter("search", model.counts.get("search", 0) + _TRIED[0] * sum(table.evaluations for table in tables))
+    ranked = _ranked(model, targets.only(few[: _TRIED[0]]), list(tables))
+    best = ranked[: max(freedom.starts, round(_KEPT * len(ranked)))]
+    model.enter("search", model.counts["search"] + len(few) * sum(table.evaluations for table in best))
+    return [tables[table] for table in _ranked(model, targets.only(few), best)]
+
+
+def _ranked(model: Metered, targets: Targets, tables: list[Tableau]) -> list[Tableau]:
+    return sorted(tables, key=lambda table: float(targets.errors(model, table).mean()))
+
+
+def _screened(model: Metered, targets: Targets, candidates: list[Parameters], freedom: Freedom) -> list[Parameters]:
+    """The best ends of short fits, on a few samples, from the best solver on each schedule."""
+    by_grid: dict[tuple[float, ...], Parameters] = {}
+    for candidate in candidates:
+        by_grid.setdefault(candidate.sigmas, candidate)
+    evaluations = candidates[0].base().evaluations
+    starts = list(by_grid.values())[: max(2, round(freedom.starts * _FEWEST / evaluations))]
+    if freedom.iterations == 0 or len(starts) <= freedom.finalists:
+        return starts[: freedom.finalists]
+    part = targets.only(list(range(min(_SCREENED, len(targets.noise)))))
+    found = []
+    for start in starts:
+        parameters, errors = refine(model, part, start, replace(freedom, iterations=1))
+        found.append((float(errors.mean()), parameters))
+    return [parameters for _, parameters in sorted(found, key=lambda f: f[0])[: freedom.finalists]]
 
 
 def _beaten(model: Metered, targets: Targets, candidates: list[Parameters]) -> tuple[list[Parameters], float]:

@@ -213,13 +213,15 @@ def _evaluations(solver: str | None, steps: int) -> int:
 def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
     """Roughly how many evaluations there will be, by stage: for the progress bar."""
     freedom = MODES[mode]
-    refined = 0
+    refined = 0.0
     for n in steps:
         numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
-        refined += round(freedom.starts * (freedom.iterations / 2 + 1) * (n + numbers * n / 2))
+        derivatives, trials = 0.75 * (n + numbers * n / 2), 12 * n
+        refined += 4 * freedom.starts / n * min(24, samples) * (derivatives + trials)
+        refined += freedom.finalists * freedom.iterations * samples * (derivatives + trials)
     return {
         "teacher": _DENSE * samples,
         "check": _DENSE * samples // 8,
-        "search": 16 * 24 * sum(steps),
-        "refine": refined * samples,
+        "search": 800 * sum(steps),
+        "refine": round(refined),
     }

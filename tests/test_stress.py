@@ -14,8 +14,8 @@ from dode.correction import Parameters
 from dode.demo.mixture import ring
 from dode.distill import Distillation, distill
 from dode.errors import GridError, ModelError
+from dode.numbers import Freedom
 from dode.parameter_file import Entry, load_parameters, save_parameters
-from dode.refine import Freedom
 from dode.sampling import Guided, sample
 from dode.schedules import schedule
 from dode.students import distill_students
@@ -37,7 +37,7 @@ def fit(kind: str, denoiser: Denoiser, x: Tensor | None = None, **more: Any) -> 
     if kind in ("paper", "multi-tap"):
         options = {"taps": 1} if kind == "paper" else {"taps": 3, "ridge": 0.0}
         return distill(denoiser, x * HIGH, SIGMAS, teacher=Teacher("euler", substeps=3), micro_batch=3, **options, **more)
-    freedom = {"balanced": Freedom(iterations=2), "best": Freedom(taps=16, guidance=16, model_sigmas=True, iterations=2)}[kind]
+    freedom = {"balanced": Freedom(iterations=2), "best": Freedom(taps=16, guidance=16, iterations=2, finalists=2)}[kind]
     options = {"solvers": ("ipndm", "dpmpp_2m"), "teacher": Teacher("euler", substeps=3), "micro_batch": 3}
     return distill_students(denoiser, x, evaluations=[4], sigma_range=(LOW, HIGH), mode=freedom, **options, **more)[0]
 

@@ -10,16 +10,18 @@ from torch import Tensor
 from dode import distill_students
 from dode.correction import Parameters
 from dode.demo.mixture import ring
+from dode.endpoint import SKETCH, Targets, sketch
 from dode.errors import FitError, ModelError
 from dode.metered import Metered
-from dode.refine import Freedom, Numbers, Targets, refine
-from dode.refine import _grams as grams  # pyright: ignore[reportPrivateUsage]
+from dode.numbers import Freedom, Numbers
+from dode.refine import _broyden as broyden  # pyright: ignore[reportPrivateUsage]
+from dode.refine import refine
 from dode.sampling import Guided, sample
 from dode.students import usual_grids
 from dode.teacher import Teacher
 
 RANGE = {"log_sigma": (0.02, 20.0), "flow": (0.001, 1.0)}
-FREEDOM = Freedom(iterations=3, model_sigmas=True)
+FREEDOM = Freedom(starts=2)
 
 
 def noise(count: int, seed: int = 0) -> Tensor:
@@ -90,16 +92,54 @@ def test_derivatives_that_reuse_the_prefix_are_those_of_whole_runs() -> None:
     model = Metered(guided, None, torch.device("cpu"), None)
     model.enter("refine", 0)
     targets = Targets(unit, lambda z, sigma: z * sigma, ends, 20.0, list(torch.arange(6).split(4)), [0])
-    found = grams(model, targets, numbers, offsets)
+    found = targets.derivatives(model, numbers, offsets)
 
     def end(at: np.ndarray) -> Tensor:
         parameters = numbers.parameters(at)
         assert parameters is not None
         return sample(guided, unit * parameters.sigmas[0], parameters.tableau())
 
-    columns = [(end(offsets + h * e) - end(offsets)) / h for h, e in zip(numbers.steps, np.eye(len(offsets)), strict=True)]
-    stacked = torch.stack([*columns, ends - end(offsets)], dim=1)
-    np.testing.assert_allclose(found, (stacked @ stacked.mT).numpy(), rtol=1e-9, atol=1e-12)
+    columns = []
+    for p in range(len(offsets)):
+        _, h = numbers.nudge(offsets, p)
+        columns.append((end(offsets + h * np.eye(len(offsets))[p]) - end(offsets)) / h)
+    np.testing.assert_allclose(found, torch.stack(columns, dim=1), rtol=1e-9, atol=1e-12)
+
+
+def test_a_corrected_derivative_explains_the_step_and_changes_nothing_across_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64)
+    step, change = np.array([0.1, -0.3, 0.0, 0.2, 0.05]), torch.randn(3, 7, generator=generator, dtype=torch.float64)
+    gram = np.diag([1.0, 4.0, 2.0, 3.0, 1.0, 9.0])
+    before = slopes.clone()
+    broyden(slopes, step, change, gram)
+    np.testing.assert_allclose(torch.einsum("npm,p->nm", slopes, torch.from_numpy(step)), change, atol=1e-12)
+    across = np.array([0.3, 0.0, 1.0, 0.0, -0.6])  # orthogonal to the step in the metric of the derivatives' lengths
+    assert abs(across @ gram[:-1, :-1] @ step) < 1e-12
+    found, was = (torch.einsum("npm,p->nm", s, torch.from_numpy(across)) for s in (slopes, before))
+    np.testing.assert_allclose(found, was, atol=1e-12)
+
+
+def test_a_sketch_keeps_small_samples_and_the_lengths_of_large_ones() -> None:
+    small, large = torch.randn(2, 3, 8, 8), torch.randn(4, 4, 128, 128)
+    assert torch.equal(sketch(small), small.flatten(1))
+    assert sketch(large).shape == (4, SKETCH)
+    ratio = sketch(large).square().sum(1) / large.flatten(1).square().sum(1)
+    assert (ratio - 1).abs().max() < 0.1
+    np.testing.assert_allclose(sketch(large[:2] - large[2:]), sketch(large[:2]) - sketch(large[2:]), atol=1e-4)
+
+
+def test_a_noise_level_at_its_upper_bound_stays_there_and_the_others_are_solved_for() -> None:
+    start = Parameters("euler", 1, "data", (1.0, 0.6, 0.3, 0.0), np.zeros((3, 1)), "flow")
+    numbers = Numbers(start, Freedom(taps=0), guided=False, highest=1.0)
+    kinds = [(kind, i) for kind, i, _ in numbers.names]
+    count = len(kinds)
+    gram = np.eye(count + 1)
+    gram[:-1, -1] = gram[-1, :-1] = 0.02  # every number wants to go up
+    step = numbers.step(gram, np.zeros(count), 0.0, 1e-9)
+    for at_bound in (("sigma", 0), ("told", 0)):
+        assert step[kinds.index(at_bound)] == 0
+    assert all(step[p] > 0.01 for p, kind in enumerate(kinds) if kind not in (("sigma", 0), ("told", 0)))
 
 
 def test_micro_batches_do_not_change_the_result() -> None:
@@ -109,7 +149,7 @@ def test_micro_batches_do_not_change_the_result() -> None:
 
 
 def test_a_fit_goes_on_from_another() -> None:
-    first = fit(guided, 32, mode=Freedom(iterations=4, model_sigmas=True))[0]
+    first = fit(guided, 32, mode=Freedom(starts=2, iterations=4))[0]
     second = fit(guided, 32, continued=[first.parameters], mode=Freedom(iterations=0))[0]
     for name in ("sigmas", "values", "guidance", "model_sigmas"):
         np.testing.assert_array_equal(getattr(first.parameters, name), getattr(second.parameters, name))

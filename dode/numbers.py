@@ -1,0 +1,157 @@
+"""The numbers of a sampler that a fit may move, as one vector."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dode.correction import MAX_TOLD_RATIO, Parameters, available_taps
+from dode.errors import DodeError
+from dode.least_squares import solve_normal_equations
+from dode.tableau import Array
+
+_STEP = {"tap": 0.03, "guidance": 0.05, "sigma": 0.02, "told": 0.02}  # of the finite differences
+_LONGEST = 1.0  # a step changes no number by more
+_CLOSEST = 0.25  # of the distance (in ln σ) between neighbouring noise levels is left by a step
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """The numbers of a sampler that the fit may move, and how hard it tries.
+
+    Attributes:
+        taps: differences of successive outputs for each row.
+        grid: the interior noise levels.
+        start: the first noise level too; the noise is scaled along. It moves down only.
+        guidance: taps of the guidance channel, where the model gives both outputs.
+        model_sigmas: the noise level that the model is told.
+        iterations: times that all derivatives are computed, at most; they are the costly part.
+        starts: schedules, each with its best solver, from which a fit on a few samples sets out; fewer above four evaluations.
+        finalists: how many of these are then fitted on all samples; the best end is taken.
+    """
+
+    taps: int = 3
+    grid: bool = True
+    start: bool = True
+    guidance: int = 2
+    model_sigmas: bool = True
+    iterations: int = 3
+    starts: int = 6
+    finalists: int = 1
+
+
+class Numbers:
+    """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level goes above ``highest``."""
+
+    def __init__(self, start: Parameters, freedom: Freedom, guided: bool, highest: float | None = None):
+        self.start, self.highest = start, max(start.sigmas[0], highest or 0.0)  # a start may lie a rounding error above
+        base = start.base()
+        rows, available = len(base.rows), available_taps(base)
+        names = [("tap", row, k) for row in range(rows) for k in range(min(freedom.taps, available[row]))]
+        if guided:
+            names += [("guidance", row, k) for row in range(rows) for k in range(min(freedom.guidance, available[row] + 1))]
+        last = len(start.sigmas) - (start.sigmas[-1] == 0)
+        names += [("sigma", i, 0) for i in range(0 if freedom.start else 1, last if freedom.grid else 1)]
+        if freedom.model_sigmas:
+            names += [("told", i, 0) for i in range(base.evaluations)]
+        self.names = names
+        self.steps = np.array([_STEP[kind] for kind, _, _ in names])
+        self.shrunk = np.array([kind != "sigma" for kind, _, _ in names])
+        known = start.guidance.shape[1] if start.guidance is not None else 0
+        self.guidance = max(freedom.guidance, known) if guided else 0
+        self.taps, self.told = max(freedom.taps, start.values.shape[1]), freedom.model_sigmas or start.model_sigmas is not None
+        levels = np.array(base.evaluation_sigmas)
+        self.told_from = np.log(np.array(start.model_sigmas or levels) / levels)
+
+    def parameters(self, offsets: Array) -> Parameters | None:
+        """The sampler at these offsets, or None if there is none: noise levels out of order or out of range."""
+        start = self.start
+        rows = len(start.values)
+        values = np.zeros((rows, self.taps))
+        values[:, : start.values.shape[1]] = start.values
+        guidance = np.zeros((rows, self.guidance)) if self.guidance else None
+        if guidance is not None and start.guidance is not None:
+            guidance[:, : start.guidance.shape[1]] = start.guidance
+        sigmas, told = np.array(start.sigmas), self.told_from.copy()
+        for (kind, i, k), value in zip(self.names, offsets, strict=True):
+            if kind == "tap":
+                values[i, k] += value
+            elif kind == "guidance" and guidance is not None:
+                guidance[i, k] += value
+            elif kind == "sigma":
+                sigmas[i] *= math.exp(value)
+            else:
+                told[i] += value
+        if sigmas[0] > self.highest * (1 + 1e-9) or np.abs(told).max() > math.log(MAX_TOLD_RATIO):
+            return None
+        sigmas[0] = min(sigmas[0], self.highest)
+        try:
+            moved = replace(start, sigmas=tuple(sigmas.tolist()), values=values, guidance=guidance)
+            if not self.told:
+                return moved
+            levels = np.array(moved.base().evaluation_sigmas) * np.exp(told)
+            return replace(moved, model_sigmas=tuple(np.minimum(levels, self.highest).tolist()))
+        except DodeError:
+            return None
+
+    def nudge(self, offsets: Array, p: int) -> tuple[Parameters | None, float]:
+        """The sampler with one number moved a little, and by how much: noise levels downwards, where there is no bound."""
+        way = -1 if self.names[p][0] in ("sigma", "told") else 1
+        for step in (way * self.steps[p], -way * self.steps[p]):
+            moved = self.parameters(offsets + step * np.eye(len(offsets))[p])
+            if moved is not None:
+                return moved, float(step)
+        return None, 1.0
+
+    def step(self, gram: Array, offsets: Array, ridge: float, damping: float) -> Array:
+        """The Gauss-Newton step from here; a number that would go over its upper bound is held there, and the rest solved
+        for without it."""
+        upper = self._upper(offsets)
+        held, step = np.zeros(len(upper), dtype=bool), np.zeros(len(upper))
+        while not held.all():
+            step = np.where(held, upper, 0.0)
+            moment = gram[:-1, -1] - gram[:-1, :-1] @ step
+            matrix = gram[:-1, :-1][np.ix_(~held, ~held)]
+            step[~held] = damped_step(matrix, moment[~held], offsets[~held], self.shrunk[~held], ridge, damping)
+            over = ~held & (step > upper + 1e-12)
+            if not over.any():
+                break
+            held |= over
+        return step * min(1.0, _LONGEST / max(np.abs(step).max(), 1e-300), self._room(offsets, step))
+
+    def _log_sigmas(self, offsets: Array) -> Array:
+        found = np.log(np.array([s for s in self.start.sigmas if s > 0]))
+        for (kind, i, _), offset in zip(self.names, offsets, strict=True):
+            if kind == "sigma":
+                found[i] += offset
+        return found
+
+    def _upper(self, offsets: Array) -> Array:
+        """How far each number may still go up, (P,): the first noise level and those that the model is told have a bound."""
+        levels, evaluated = self._log_sigmas(offsets), self.start.base().evaluation_sigmas
+        grid = np.log(np.array([s for s in self.start.sigmas if s > 0]))
+        shift = np.interp(np.log(evaluated), grid[::-1], (levels - grid)[::-1])  # a stage between two levels moves with them
+        upper = np.full(len(self.names), np.inf)
+        for p, (kind, i, _) in enumerate(self.names):
+            if kind == "sigma" and i == 0:
+                upper[p] = math.log(self.highest) - levels[0]
+            elif kind == "told":
+                upper[p] = math.log(self.highest) - math.log(evaluated[i]) - shift[i] - self.told_from[i] - offsets[p]
+        return np.maximum(upper, 0.0)
+
+    def _room(self, offsets: Array, step: Array) -> float:
+        """How much of a step leaves neighbouring noise levels at least a part of the distance that they have."""
+        log_sigmas = self._log_sigmas(offsets)
+        moves = np.zeros_like(log_sigmas)
+        for (kind, i, _), change in zip(self.names, step, strict=True):
+            if kind == "sigma":
+                moves[i] = change
+        gaps, closing = -np.diff(log_sigmas), np.diff(moves)
+        rooms = (1 - _CLOSEST) * gaps[closing > 0] / closing[closing > 0]
+        return float(rooms.min()) if len(rooms) else 1.0
+
+
+def damped_step(matrix: Array, moment: Array, offsets: Array, shrunk: Array, ridge: float, damping: float) -> Array:
+    """The Gauss-Newton step: λ, γ and told σ are drawn to 0 by the ridge, all steps are shortened by the damping."""
+    pull = ridge * np.diag(matrix) * shrunk
+    return solve_normal_equations(matrix + np.diag(pull), moment - pull * offsets, damping)
