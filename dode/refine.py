@@ -109,6 +109,8 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
     if first is None:
         return broken
     best, point, held = first, first, fit.held
+    began = math.sqrt(first.errors[held].mean())
+    model.measured("refine", 0, began, began)
     damping, steps = _FIRST_DAMPING, 0
     for _ in range(freedom.iterations if fit.numbers.names else 0):
         try:
@@ -127,7 +129,7 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
             point = after
             if point.errors[held].mean() < best.errors[held].mean():
                 best = point
-            model.measured("refine", steps, *(math.sqrt(p.errors[held].mean()) for p in (first, best)))
+            model.measured("refine", steps, began, math.sqrt(best.errors[held].mean()))
             if gain < _ENOUGH:
                 break
         if 1 - math.sqrt(fit.loss(point) / max(before, 1e-300)) < _ENOUGH:
