@@ -39,7 +39,7 @@ def fit_euler(
     """The paper's fit of Euler's method, with or without two of the official code's choices. noise: unit, (N, …)."""
     steps, denoiser = len(grid) - 1, model.denoiser(guidance)
     arguments = model.extra_args()(torch.arange(len(noise)))
-    fine = Teacher("euler", substeps=SUBSTEPS).tableau(grid)
+    fine = Teacher("euler", substeps=SUBSTEPS).tableau(grid, model.sigma_min)
     if not nested:
         fine = build_tableau("euler", _grid(model, steps * SUBSTEPS))
 
@@ -90,6 +90,7 @@ def _variants(on: Trial, noise: Tensor, grid: Array) -> Iterator[tuple[str, int,
             coordinate=model.coordinate,
             teacher=Teacher("euler", substeps=SUBSTEPS),
             guard=guard,
+            sigma_min=model.sigma_min,
             extra_args=model.extra_args(),
         )
         yield f"{FEW} samples, {'with' if guard else 'without'} guard", FEW, few.parameters

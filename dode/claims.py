@@ -87,4 +87,5 @@ def _measure(entry: Entry, model: Model, scale: float, options: Namespace) -> _F
 def _reference(entry: Entry) -> Tableau:
     """The file's teacher, on the grid that it ran on."""
     teacher = entry.report.teacher if entry.report else Teacher(coordinate=entry.parameters.coordinate)
-    return teacher.tableau(teacher_grid(entry))
+    lowest = entry.recipe.get("sigma_min")
+    return teacher.tableau(teacher_grid(entry), lowest if isinstance(lowest, float) else 0.0)

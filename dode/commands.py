@@ -164,6 +164,7 @@ def _fit_paper(options: Namespace, model: Model, evaluations: int) -> Distillati
             coordinate=model.coordinate,
             directions=options.directions,
             teacher=Teacher(chosen, options.order if same else None, substeps, model.coordinate),
+            sigma_min=model.sigma_min,
             **_common(options, model),
             progress=bars,
         )

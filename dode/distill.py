@@ -100,6 +100,7 @@ def distill(
     extra_args: ExtraArgs | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    sigma_min: float = 0.0,
     progress: Progress | None = None,
 ) -> Distillation:
     """Fit a D-ODE version of a solver on a model.
@@ -119,6 +120,7 @@ def distill(
         extra_args: passed to the denoiser; or a function from sample indices (B,) to them, where they differ by sample.
         device: where the denoiser wants its input; x's device by default.
         seed: of the split into fitted and held-out samples.
+        sigma_min: the model's lowest noise level, below which the teacher makes no substeps; 0 for a model without one.
         progress: called with (stage, done, total): after every model call, counted in evaluations times samples, with the
             stage "teacher", "student" or "check"; and with "fit", counted in rows, when a row of the student is fitted.
 
@@ -139,10 +141,10 @@ def distill(
 
     with torch.no_grad():
         levels = base.levels
-        fine = teacher.tableau(levels)
+        fine = teacher.tableau(levels, sigma_min)
         model.enter("teacher", fine.evaluations * len(x))
         targets = torch.empty(len(levels) - 1, *x.shape, dtype=x.dtype, device=x.device)
-        every = (len(fine.sigmas) - 1) // (len(levels) - 1)
+        every = teacher.substeps
         for batch in batches:
             targets[:, batch] = trajectory(model.on(batch), x[batch], fine, every)
         target_at = dict(zip(levels[1:], targets, strict=True))
@@ -154,7 +156,7 @@ def distill(
             values, kept = np.zeros((len(base.rows), taps)), [0.0] * len(base.rows)
         chosen = order if order is not None else entry.default_order
         parameters = Parameters(method, chosen, form, tuple(check_sigmas(sigmas).tolist()), values, coordinate)
-        check = _check(model, x, parameters, teacher, levels, target_at, held, micro_batch, guard)
+        check = _check(model, x, parameters, teacher, levels, target_at, held, micro_batch, guard, sigma_min)
 
     report = Report(
         teacher=teacher,
@@ -182,6 +184,7 @@ def planned_evaluations(
     coordinate: str = "log_sigma",
     teacher: Teacher | None = None,
     held_out: float = 0.25,
+    sigma_min: float = 0.0,
 ) -> dict[str, int]:
     """How many evaluations of the model ``distill`` will need, by stage; the guard may add some to the last one.
 
@@ -190,8 +193,8 @@ def planned_evaluations(
     base = build_tableau(method, sigmas, order, coordinate)
     levels, teacher = base.levels, teacher or _default_teacher(method, order, coordinate)
     held = _held_count(samples, held_out)
-    check = 2 * base.evaluations + teacher.halved().tableau(levels).evaluations
-    fine = teacher.tableau(levels)
+    check = 2 * base.evaluations + teacher.halved().tableau(levels, sigma_min).evaluations
+    fine = teacher.tableau(levels, sigma_min)
     return {"teacher": fine.evaluations * samples, "student": base.evaluations * samples, "check": check * held}
 
 
@@ -323,11 +326,12 @@ def _check(
     held: list[int],
     micro_batch: int,
     guard: bool,
+    sigma_min: float,
 ) -> _Check:
     """Run base and distilled solver on the held-out samples, end to end, and the teacher with half its substeps."""
     elements = x[0].numel()
     base = parameters.base()
-    coarse = teacher.halved().tableau(levels)
+    coarse = teacher.halved().tableau(levels, sigma_min)
     runs = 2 * base.evaluations + coarse.evaluations
     model.enter("check", runs * len(held))
 

@@ -31,7 +31,7 @@ class Targets:
         noise: unit noise (N, …).
         start: ``start(noise, sigma)`` is the noisy start at a noise level.
         ends: where the teacher ends, (N, …).
-        highest: the model's highest noise level.
+        sigma_range: the model's lowest and highest noise level.
         batches: indices of the samples, in micro-batches.
         held: indices of the samples that judge and are not fitted.
     """
@@ -39,7 +39,7 @@ class Targets:
     noise: Tensor
     start: Start
     ends: Tensor
-    highest: float
+    sigma_range: tuple[float, float]
     batches: list[Tensor]
     held: list[int]
 

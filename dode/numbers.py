@@ -41,10 +41,13 @@ class Freedom:
 
 
 class Numbers:
-    """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level goes above ``highest``."""
+    """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level leaves ``sigma_range``."""
 
-    def __init__(self, start: Parameters, freedom: Freedom, guided: bool, highest: float | None = None):
-        self.start, self.highest = start, max(start.sigmas[0], highest or 0.0)  # a start may lie a rounding error above
+    def __init__(self, start: Parameters, freedom: Freedom, guided: bool, sigma_range: tuple[float, float]):
+        self.start = start
+        positive = [sigma for sigma in start.sigmas if sigma > 0]
+        # A start may lie a rounding error outside.
+        self.lowest, self.highest = min(positive[-1], sigma_range[0]), max(positive[0], sigma_range[1])
         base = start.base()
         rows, available = len(base.rows), available_taps(base)
         names = [("tap", row, k) for row in range(rows) for k in range(min(freedom.taps, available[row]))]
@@ -82,15 +85,16 @@ class Numbers:
                 sigmas[i] *= math.exp(value)
             else:
                 told[i] += value
-        if sigmas[0] > self.highest * (1 + 1e-9) or np.abs(told).max() > math.log(MAX_TOLD_RATIO):
+        inside = self.lowest * (1 - 1e-9) <= sigmas[sigmas > 0].min() and sigmas[0] <= self.highest * (1 + 1e-9)
+        if not inside or np.abs(told).max() > math.log(MAX_TOLD_RATIO):
             return None
-        sigmas[0] = min(sigmas[0], self.highest)
+        sigmas = np.where(sigmas > 0, sigmas.clip(self.lowest, self.highest), 0.0)
         try:
             moved = replace(start, sigmas=tuple(sigmas.tolist()), values=values, guidance=guidance)
             if not self.told:
                 return moved
             levels = np.array(moved.base().evaluation_sigmas) * np.exp(told)
-            return replace(moved, model_sigmas=tuple(np.minimum(levels, self.highest).tolist()))
+            return replace(moved, model_sigmas=tuple(levels.clip(self.lowest, self.highest).tolist()))
         except DodeError:
             return None
 
@@ -104,19 +108,22 @@ class Numbers:
         return None, 1.0
 
     def step(self, gram: Array, offsets: Array, ridge: float, damping: float) -> Array:
-        """The Gauss-Newton step from here; a number that would go over its upper bound is held there, and the rest solved
-        for without it."""
-        upper = self._upper(offsets)
-        held, step = np.zeros(len(upper), dtype=bool), np.zeros(len(upper))
+        """The Gauss-Newton step from here; a number that would cross a bound is held there, and the rest solved for without
+        it."""
+        lower, upper = self._bounds(offsets)
+        held, at = np.zeros(len(upper), dtype=bool), np.zeros(len(upper))
+        step = at
         while not held.all():
-            step = np.where(held, upper, 0.0)
+            step = at.copy()
             moment = gram[:-1, -1] - gram[:-1, :-1] @ step
             matrix = gram[:-1, :-1][np.ix_(~held, ~held)]
             step[~held] = damped_step(matrix, moment[~held], offsets[~held], self.shrunk[~held], ridge, damping)
-            over = ~held & (step > upper + 1e-12)
+            at = np.where(held, at, step.clip(lower, upper))
+            over = ~held & (np.abs(step - at) > 1e-12)
             if not over.any():
                 break
             held |= over
+            at = np.where(held, at, 0.0)
         return step * min(1.0, _LONGEST / max(np.abs(step).max(), 1e-300), self._room(offsets, step))
 
     def _log_sigmas(self, offsets: Array) -> Array:
@@ -126,18 +133,23 @@ class Numbers:
                 found[i] += offset
         return found
 
-    def _upper(self, offsets: Array) -> Array:
-        """How far each number may still go up, (P,): the first noise level and those that the model is told have a bound."""
+    def _bounds(self, offsets: Array) -> tuple[Array, Array]:
+        """How far each number may still go down and up, (P,): the outer noise levels and those that the model is told have
+        bounds."""
         levels, evaluated = self._log_sigmas(offsets), self.start.base().evaluation_sigmas
         grid = np.log(np.array([s for s in self.start.sigmas if s > 0]))
         shift = np.interp(np.log(evaluated), grid[::-1], (levels - grid)[::-1])  # a stage between two levels moves with them
-        upper = np.full(len(self.names), np.inf)
+        low, high = math.log(self.lowest), math.log(self.highest)
+        lower, upper = np.full(len(self.names), -np.inf), np.full(len(self.names), np.inf)
         for p, (kind, i, _) in enumerate(self.names):
             if kind == "sigma" and i == 0:
-                upper[p] = math.log(self.highest) - levels[0]
-            elif kind == "told":
-                upper[p] = math.log(self.highest) - math.log(evaluated[i]) - shift[i] - self.told_from[i] - offsets[p]
-        return np.maximum(upper, 0.0)
+                upper[p] = high - levels[0]
+            if kind == "sigma" and i == len(levels) - 1:
+                lower[p] = low - levels[-1]
+            if kind == "told":
+                told = math.log(evaluated[i]) + shift[i] + self.told_from[i] + offsets[p]
+                lower[p], upper[p] = low - told, high - told
+        return np.minimum(lower, 0.0), np.maximum(upper, 0.0)
 
     def _room(self, offsets: Array, step: Array) -> float:
         """How much of a step leaves neighbouring noise levels at least a part of the distance that they have."""

@@ -46,7 +46,7 @@ class _Fit:
         self.model, self.targets = model, targets
         guided = targets.gives_guidance(model, start)
         self.start = start if guided or start.guidance is None else replace(start, guidance=None)
-        self.numbers = Numbers(self.start, freedom, guided, targets.highest)
+        self.numbers = Numbers(self.start, freedom, guided, targets.sigma_range)
         self.held = np.isin(targets.order, targets.held)
         self.fitted = targets.only([i for i in targets.order if i not in set(targets.held)])
         self.goal = sketch(targets.ends[self.fitted.order])

@@ -48,7 +48,7 @@ def steps_saved(
     parameters: Parameters,
     *,
     teacher: Teacher,
-    highest: float,
+    sigma_range: tuple[float, float],
     method: str,
     grid: Callable[[int], Sequence[float]],
     start: Start,
@@ -64,7 +64,7 @@ def steps_saved(
         noise: unit noise (N, …) that was not fitted.
         parameters: the distilled sampler; its noise levels must end at 0.
         teacher: the solver of the reference, which takes at least 60 steps.
-        highest: the noise level that the reference starts at.
+        sigma_range: the model's lowest and highest noise level; the reference starts at the latter.
         method, grid: the plain solver, and its noise levels for a number of steps.
 
     Raises:
@@ -73,9 +73,10 @@ def steps_saved(
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
     batches = list(torch.arange(len(noise)).split(micro_batch))
     elements = len(noise) * noise[0].numel()
+    lowest, highest = sigma_range
     levels = parameters.sigmas if parameters.sigmas[0] >= highest * (1 - 1e-6) else (highest, *parameters.sigmas)
     substeps = math.ceil(REFERENCE_STEPS / (len(levels) - 1))
-    fine = Teacher(teacher.method, teacher.order, substeps, teacher.coordinate).tableau(levels)
+    fine = Teacher(teacher.method, teacher.order, substeps, teacher.coordinate).tableau(levels, lowest)
     distilled, base = parameters.tableau(), parameters.base()
 
     def errors(tableau: Tableau, targets: Tensor) -> tuple[float, ...]:

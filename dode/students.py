@@ -107,7 +107,7 @@ def distill_students(
         judges = list(torch.tensor(held).split(micro_batch))
 
         def reached(candidate: Teacher) -> Tensor:
-            tableau = candidate.tableau(coarse)
+            tableau = candidate.tableau(coarse, low)
             model.enter("check", model.counts.get("check", 0) + tableau.evaluations * len(held))
             return run(tableau, judges)
 
@@ -118,9 +118,9 @@ def distill_students(
                 break
             chosen = replace(chosen, substeps=2 * chosen.substeps)
             halved, full = full, reached(chosen)
-        fine = chosen.tableau(coarse)
+        fine = chosen.tableau(coarse, low)
         model.enter("teacher", fine.evaluations * len(noise))
-        targets = Targets(noise, start, run(fine, batches), high, batches, held)
+        targets = Targets(noise, start, run(fine, batches), sigma_range, batches, held)
         for number, budget in enumerate(evaluations):
             before = dict(model.counts)
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate, freedom))

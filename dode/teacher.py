@@ -13,9 +13,10 @@ from dode.sampling import Denoiser, sample
 from dode.tableau import MAX_STEPS, Array, Tableau, check_sigmas
 
 _RHO = 7.0
+_SAME = 1e-4  # relative; schedules in float32
 
 
-def nested_grid(sigmas: Sequence[float] | Array, substeps: int) -> Array:
+def nested_grid(sigmas: Sequence[float] | Array, substeps: int, sigma_min: float = 0.0) -> Array:
     """Subdivide every interval of a grid.
 
     The new points are uniform in σ^(1/7), so a Karras grid (ρ = 7, Karras et al. 2022 eq. 5) becomes the finer Karras
@@ -24,9 +25,11 @@ def nested_grid(sigmas: Sequence[float] | Array, substeps: int) -> Array:
     Args:
         sigmas: (n+1,), descending, last may be 0.
         substeps: intervals each one is cut into.
+        sigma_min: the model's lowest noise level. Nothing below it is subdivided: it is not trained there, and all samplers go
+            from there to 0 at once. If the last interval starts there it stays whole.
 
     Returns:
-        float64 (n · substeps + 1,), descending; entry i · substeps is sigmas[i].
+        float64 (n · substeps + 1,) or fewer at the end, descending; entry i · substeps is sigmas[i], and the last is the last.
 
     Raises:
         FitError: substeps below 1, or more than 1000 steps in all.
@@ -39,6 +42,12 @@ def nested_grid(sigmas: Sequence[float] | Array, substeps: int) -> Array:
     t = np.arange(substeps) / substeps
     fine = np.append(((1 - t) * roots[:-1, None] + t * roots[1:, None]).ravel() ** _RHO, grid[-1])
     fine[::substeps] = grid
+    if grid[-1] > 0 or sigma_min <= 0:
+        return fine
+    if grid[-2] <= sigma_min * (1 + _SAME) or substeps == 1:
+        return np.append(fine[:-substeps], 0.0)
+    t = np.arange(1, substeps) / (substeps - 1)
+    fine[-substeps:-1] = ((1 - t) * roots[-2] + t * sigma_min ** (1 / _RHO)) ** _RHO
     return fine
 
 
@@ -51,9 +60,9 @@ class Teacher:
     substeps: int = 10
     coordinate: str = "log_sigma"
 
-    def tableau(self, sigmas: Sequence[float] | Array) -> Tableau:
-        """The teacher's table on the nested grid."""
-        return build_tableau(self.method, nested_grid(sigmas, self.substeps), self.order, self.coordinate)
+    def tableau(self, sigmas: Sequence[float] | Array, sigma_min: float = 0.0) -> Tableau:
+        """The teacher's table on the nested grid; ``sigma_min`` as there."""
+        return build_tableau(self.method, nested_grid(sigmas, self.substeps, sigma_min), self.order, self.coordinate)
 
     def halved(self) -> "Teacher":
         """The same with half the substeps: how far it lies from the full one tells how far that is from the solution."""
@@ -61,7 +70,7 @@ class Teacher:
 
 
 def trajectory(denoiser: Denoiser, x: Tensor, tableau: Tableau, every: int) -> Tensor:
-    """Run a table and keep every ``every``-th step's result: (steps / every, B, …), in x's dtype and on its device."""
+    """Run a table and keep every ``every``-th step's result, and the last: (⌈steps / every⌉, B, …), like x."""
     kept: list[Tensor] = []
 
     def keep(state: dict[str, Tensor | int]) -> None:

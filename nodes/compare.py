@@ -85,16 +85,17 @@ class DODECompare(io.ComfyNode):
         guider.set_cfg(cfg)
         coordinate = coordinate_of(model_info(model).prediction)
         fine = Teacher(reference, substeps=reference_substeps, coordinate=coordinate)
+        lowest = float(model.get_model_object("model_sampling").sigma_min)
         grid, levels = parameters.parameters.sigmas, parameters.parameters.base().levels
         runs = (
             (entry_sampler(parameters, 0.0), grid),
             (entry_sampler(parameters), grid),
-            (KSAMPLER(make_sampler(reference, coordinate=coordinate)), tuple(nested_grid(levels, reference_substeps))),
+            (KSAMPLER(make_sampler(reference, coordinate=coordinate)), tuple(nested_grid(levels, reference_substeps, lowest))),
         )
         steps = sum(len(sigmas) - 1 for _, sigmas in runs)
         results = _sample(guider, latent, seed, runs, _Steps(cls.hidden.unique_id, steps))
         names = (parameters.parameters.method, f"{parameters.parameters.method} distilled", reference)
-        evaluations = (parameters.evaluations, parameters.evaluations, fine.tableau(levels).evaluations)
+        evaluations = (parameters.evaluations, parameters.evaluations, fine.tableau(levels, lowest).evaluations)
         errors = [rms(flat(result), flat(results[2])) for result in results]
         captions = [f"{n}\n{e} evaluations" for n, e in zip(names, evaluations, strict=True)]
         captions = [f"{c}\nerror {e:.4g}" for c, e in zip(captions, errors[:2], strict=False)] + [captions[2] + "\nreference"]

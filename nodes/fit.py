@@ -58,12 +58,13 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     coordinate = coordinate_of(info.prediction)
     teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate)
     grid = stock_start(task.model, settings.method, None, sigmas).tolist()
-    plan: dict[str, Any] = {"method": settings.method, "coordinate": coordinate, "teacher": teacher}
+    lowest = float(task.model.get_model_object("model_sampling").sigma_min)
+    plan: dict[str, Any] = {"method": settings.method, "coordinate": coordinate, "teacher": teacher, "sigma_min": lowest}
     progress = Progress(
         task.model, place, planned_evaluations(grid, samples=task.samples, **plan), later=planned_later(task.samples)
     )
     visited = list(build_tableau(settings.method, grid, None, coordinate).levels)
-    teachers = [list(each.tableau(visited).levels) for each in (teacher, teacher.halved())]
+    teachers = [list(each.tableau(visited, lowest).levels) for each in (teacher, teacher.halved())]
     found: list[Distillation] = []
 
     def sigma_list(sigma: float) -> Sequence[float] | None:
@@ -88,7 +89,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
 
     run_inside(task, sigmas, False, sigma_list, progress, body)
     progress.finish()
-    entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report, made_of)
+    entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report, {**made_of, "sigma_min": lowest})
     keep([entry])
     return Made([entry], progress.before, time.monotonic() - started, progress)
 

@@ -59,7 +59,7 @@ def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
             inside.noise[held],
             entry.parameters,
             teacher=report.teacher,
-            highest=high,
+            sigma_range=(low, high),
             method=FALLBACK_SOLVER,
             grid=grid,
             start=inside.start,

@@ -35,7 +35,7 @@ class Known(Teacher):
     substeps: int = 1
     parameters: Parameters | None = None
 
-    def tableau(self, sigmas: Any) -> Tableau:
+    def tableau(self, sigmas: Any, sigma_min: float = 0.0) -> Tableau:
         assert self.parameters is not None
         return self.parameters.tableau()
 
@@ -47,6 +47,38 @@ def test_the_teachers_grid_contains_the_students(sigmas: Any, substeps: int) -> 
     assert len(fine) == (len(sigmas) - 1) * substeps + 1
     assert fine[::substeps].tolist() == list(sigmas)
     assert (np.diff(fine) < 0).all()
+
+
+@pytest.mark.parametrize("substeps", [1, 2, 7])
+def test_the_teacher_does_not_go_below_the_models_lowest_noise_level(substeps: int) -> None:
+    above, at = [5.0, 1.0, 0.3, 0.0], [5.0, 1.0, 0.03, 0.0]
+    fine = nested_grid(above, substeps, 0.03)
+    assert len(fine) == 3 * substeps + 1
+    assert fine[::substeps].tolist() == above
+    assert (np.diff(fine) < 0).all()
+    if substeps > 1:
+        assert fine[-2] == pytest.approx(0.03)
+    fine = nested_grid(at, substeps, 0.03)
+    assert len(fine) == 2 * substeps + 2
+    assert fine[[0, substeps, 2 * substeps, -1]].tolist() == at
+    assert nested_grid(at[:-1], substeps, 0.5).tolist() == nested_grid(at[:-1], substeps).tolist()
+
+
+def test_no_stage_of_the_fit_evaluates_below_the_models_lowest_noise_level() -> None:
+    told: list[float] = []
+
+    def watched(x: Tensor, sigma: Tensor) -> Tensor:
+        told.append(float(sigma.min()))
+        return ring()(x, sigma)
+
+    grid = schedule("karras", 5, 0.3, 20.0)
+    found = distill(watched, start(16), grid, method="dpmpp_2m", teacher=Teacher("euler", substeps=4), sigma_min=0.3)
+    assert min(told) == pytest.approx(0.3)
+    assert found.report.error_distilled < found.report.error_base
+    assert found.report.model_evaluations["teacher"] == 16 * (4 * 4 + 1)
+    told.clear()
+    distill(watched, start(16), grid, method="dpmpp_2m", teacher=Teacher("euler", substeps=4))
+    assert min(told) < 0.1
 
 
 def test_subdividing_a_karras_grid_gives_the_finer_karras_grid() -> None:

@@ -20,7 +20,7 @@ def measured(model: GaussianMixture, parameters: dode.Parameters, method: str) -
         noise,
         parameters,
         teacher=Teacher("heun", substeps=10),
-        highest=HIGH,
+        sigma_range=(LOW, HIGH),
         method=method,
         grid=lambda n: schedule("karras", n, LOW, HIGH).tolist(),
         start=lambda noise, sigma: noise * sigma,
