@@ -20,8 +20,6 @@ from dode import (
     ModelInfo,
     ParameterFile,
     Parameters,
-    Report,
-    Teacher,
     bounded_json,
     container,
     load_parameters,
@@ -32,6 +30,7 @@ from dode.correction import MAX_TAPS
 from dode.errors import FormatError, ParameterFileError
 from dode.parameter_file import from_bytes, to_bytes
 from dode.tableau import MAX_STEPS
+from tests.entries import report
 from tests.fuzz import GOLDEN, apart, extremes, fuzz, joined, peak, reread, seeds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,22 +46,8 @@ def validate(data: bytes) -> None:
 
 
 def entry() -> Entry:
-    report = Report(
-        teacher=Teacher("heun", None, 7, "log_sigma"),
-        teacher_error=0.01,
-        samples=48,
-        held_out=12,
-        seed=5,
-        error_base=0.2,
-        error_distilled=0.1,
-        step_errors_base=(0.1, 0.2, 0.2),
-        step_errors_distilled=(0.1, 0.1, 0.1),
-        kept=(1.0, 0.5, 1.0),
-        strength=1.0,
-        model_evaluations={"teacher": 100, "student": 12},
-    )
     parameters = Parameters("euler", 1, "noise", SIGMAS, np.array([[0.0], [0.5], [-0.25]]))
-    return Entry(parameters, ModelInfo("a model 模型", "UNet", "eps", 4, "abc"), 7.5, report)
+    return Entry(parameters, ModelInfo("a model 模型", "UNet", "eps", 4, "abc"), 7.5, report())
 
 
 def bare() -> Entry:

@@ -10,31 +10,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as save_tensors
 
-from dode import Entry, ModelInfo, ParameterFile, Parameters, Report, Teacher, load_parameters, save_parameters, schedule
+from dode import Entry, ModelInfo, ParameterFile, Parameters, load_parameters, save_parameters, schedule
 from dode.errors import FileExistsAlready, FormatError, ParameterFileError, VersionError
 from dode.parameter_file import from_bytes, to_bytes
+from tests.entries import report
 
 SIGMAS = tuple(schedule("karras", 3, 0.1, 10.0))
 TOLD = tuple(0.9 * sigma for sigma in SIGMAS[:-1])
 
 
 def entry(values: Any = ((0.0,), (0.5,), (-0.25,))) -> Entry:
-    report = Report(
-        teacher=Teacher("heun", None, 7, "log_sigma"),
-        teacher_error=0.01,
-        samples=48,
-        held_out=12,
-        seed=5,
-        error_base=0.2,
-        error_distilled=0.1,
-        step_errors_base=(0.1, 0.2, 0.2),
-        step_errors_distilled=(0.1, 0.1, 0.1),
-        kept=(1.0, 0.5, 1.0),
-        strength=1.0,
-        model_evaluations={"teacher": 100, "student": 12},
-    )
     model = ModelInfo("a model 模型", "UNet", "eps", 4, "abc")
-    return Entry(Parameters("euler", 1, "noise", SIGMAS, np.array(values)), model, 7.5, report)
+    return Entry(Parameters("euler", 1, "noise", SIGMAS, np.array(values)), model, 7.5, report())
 
 
 def rebuilt(change: Any = None, tensors: dict[str, np.ndarray] | None = None, **metadata: str | None) -> bytes:
