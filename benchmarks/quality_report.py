@@ -48,9 +48,13 @@ def _summary_rows(cells: Sequence[Cell]) -> Iterable[list[str]]:
     models = list(dict.fromkeys(cell["model"] for cell in cells))
     for mode in modes_of(cells):
         for name in [*models, "all"]:
-            ratios = [c["distilled"][mode]["ratio"] for c in cells if name in (c["model"], "all") and mode in c["distilled"]]
-            above = sum(r > 1 for r in ratios)
-            yield [mode, name, f"**{geometric_mean(ratios):.3f}**", f"{max(ratios):.3f}", f"{above} of {len(ratios)}"]
+            found = [
+                (c["distilled"][mode], c["stock"]) for c in cells if name in (c["model"], "all") and mode in c["distilled"]
+            ]
+            ratios = [mine["ratio"] for mine, _ in found]
+            above = f"{sum(r > 1 for r in ratios)} of {len(ratios)}"
+            medians = geometric_mean(mine["median"] / stock["median"] for mine, stock in found)
+            yield [mode, name, f"**{geometric_mean(ratios):.3f}**", f"{max(ratios):.3f}", above, f"{medians:.3f}"]
 
 
 def same_as_stock(cells: Sequence[Cell]) -> Iterable[list[str]]:
@@ -75,7 +79,13 @@ def markdown(result: dict[str, Any]) -> str:
     heads += ["distilled", "error", "PSNR", "median", "ratio", "95 %"]
     references = {(c["model"], c["guidance"]): c["reference_error"] for c in cells}
     text = ["# Distilled samplers against the best stock sampler", "\n".join(parts), "  \n".join(settings), _READING]
-    text += ["## Summary", table(["mode", "model", "geometric mean of ratios", "worst", "above 1"], _summary_rows(cells))]
+    text += [
+        "## Summary",
+        table(
+            ["mode", "model", "geometric mean of ratios", "worst", "above 1", "geometric mean of medians' ratios"],
+            _summary_rows(cells),
+        ),
+    ]
     text += ["## Cells", table(heads, _cell_rows(cells))]
     text += ["## Stock's evaluations for the same error", "The fewest evaluations, of those measured, at which the best stock "]
     text[-1] += "sampler is as good as the distilled one."
