@@ -99,7 +99,7 @@ def test_out_of_memory_in_the_middle(comfy: ComfyServer, mode: str) -> None:
     """With half as many samples at once it goes on where it was, and the result is the same."""
     graph = Graph()
     for kind in ("none", "too many"):
-        on = faulty(graph, kind, after=20)
+        on = faulty(graph, kind, after=12)
         distill(graph, on, **{**QUICK, "mode": mode}, samples=6, micro_batch=4, seed=13, save_as=f"memory/{mode}_{kind}")
     run = comfy.run(graph.prompt)
     assert run.status == "success", run.error
