@@ -6,6 +6,7 @@ model is needed.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -121,10 +122,15 @@ def sketch(ends: Tensor) -> Tensor:
     size = flat.shape[1]
     if size <= SKETCH:
         return flat
+    bins, signs = _bins(size)
+    return flat.new_zeros(len(flat), SKETCH).index_add_(1, bins, flat * signs.to(flat))
+
+
+@lru_cache(maxsize=1)
+def _bins(size: int) -> tuple[Tensor, Tensor]:
+    """The bin and the sign of each of a sample's numbers, (size,): the same for every sample and every derivative."""
     generator = torch.Generator().manual_seed(size)
-    bins = torch.randint(SKETCH, (size,), generator=generator)
-    signs = torch.randint(2, (size,), generator=generator).to(flat) * 2 - 1
-    return flat.new_zeros(len(flat), SKETCH).index_add_(1, bins, flat * signs)
+    return torch.randint(SKETCH, (size,), generator=generator), torch.randint(2, (size,), generator=generator) * 2 - 1
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dode.tableau import check_sigmas
 from dode.teacher import Teacher
 
 from .inside import Inside, Task, holds, run_inside, with_level
-from .model_info import coordinate_of, model_info, stock_start
+from .model_info import coordinate_of, model_info, sigma_range, stock_start
 from .progress import NOWHERE, Place, Progress
 from .steps_saved import planned as planned_later
 
@@ -132,9 +132,7 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
     sampling = task.model.get_model_object("model_sampling")
     coordinate = coordinate_of(info.prediction)
     flow = coordinate == "flow"
-    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
-    if flow and high == 1:
-        high = float(sampling.percent_to_sigma(1e-4))  # where the host's own samplers start, off σ = 1
+    low, high = sigma_range(sampling)
     teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate) if settings.teacher else None
 
     def grids(steps: int) -> list[Any]:

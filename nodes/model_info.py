@@ -44,6 +44,14 @@ def coordinate_of(prediction: str) -> str:
     return "flow" if prediction == "flow" else "log_sigma"
 
 
+def sigma_range(sampling: Any) -> tuple[float, float]:
+    """The lowest and highest noise level of a model. At σ = 1 of a flow schedule it is where the host's own samplers start."""
+    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+    if prediction_of(sampling) == "flow" and high == 1:
+        high = float(sampling.percent_to_sigma(1e-4))
+    return low, high
+
+
 def stock_start(model: Any, method: str, order: int | None, sigmas: Tensor) -> Tensor:
     """The noise levels with the first one where the host's own sampler of that name starts on this model.
 

@@ -14,7 +14,7 @@ from dode.steps_saved import MOST, STAGE, StepsSaved, steps_saved
 from .auto import FALLBACK_SCHEDULER, FALLBACK_SCHEDULER_FLOW, FALLBACK_SOLVER
 from .host import feature, log
 from .inside import Inside, Task, run_inside, with_level
-from .model_info import coordinate_of, prediction_of
+from .model_info import coordinate_of, prediction_of, sigma_range
 from .progress import Progress
 
 _SAMPLES = 8  # enough for a number of steps, and few beside those that were fitted
@@ -34,9 +34,7 @@ def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
     """
     sampling = task.model.get_model_object("model_sampling")
     flow = coordinate_of(prediction_of(sampling)) == "flow"
-    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
-    if flow and high == 1:
-        high = float(sampling.percent_to_sigma(1e-4))
+    low, high = sigma_range(sampling)
     sigmas, report = entry.parameters.sigmas, entry.report
     if report is None or sigmas[-1] != 0 or sigmas[0] > high * 1.001 or sigmas[0] < high / 2:
         progress.skip()  # a part of a trajectory
