@@ -266,43 +266,6 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
     assert "Go on" in panel.inner_text()
 
 
-# The mean brightness of what is drawn in grey, axes and their numbers: sizes change by a pixel when a chart is drawn anew.
-INK = """() => {
-  const canvas = document.querySelector(".dode-plot canvas");
-  const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
-  const context = copy.getContext("2d", { willReadFrequently: true });
-  context.drawImage(canvas, 0, 0);
-  const { data } = context.getImageData(0, 0, copy.width, copy.height);
-  let total = 0, weight = 0;
-  for (let i = 0; i < data.length; i += 4) {
-    const [red, green, blue, alpha] = data.slice(i, i + 4);
-    if (Math.max(red, green, blue) - Math.min(red, green, blue) > 16) continue;
-    total += (alpha * (red + green + blue)) / 3;
-    weight += alpha;
-  }
-  return total / weight;
-}"""
-
-
-def test_the_charts_follow_the_palette(tab: ComfyPage, look: Look) -> None:
-    tab.build(*loading(file=EXAMPLE))
-    tab.look(LOAD)
-    tab.page.wait_for_selector(".dode-plot canvas")
-    tab.page.wait_for_timeout(300)
-    before = tab.page.evaluate(INK)
-    other = "dark" if look.light else "light"
-    tab.page.evaluate("(palette) => app.extensionManager.setting.set('Comfy.ColorPalette', palette)", other)
-    tab.page.wait_for_timeout(800)
-    after = tab.page.evaluate(INK)
-    print(f"brightness {before:.1f} -> {after:.1f}")
-    assert abs(after - before) > 15
-    for name in ("λ", "Error"):  # as drawn anew
-        tab.panel(LOAD).query_selector(f"button[role=radio]:has-text('{name}')").click()
-        tab.page.wait_for_timeout(300)
-    assert abs(tab.page.evaluate(INK) - after) < 3
-    tab.open(look.vue, look.light)
-
-
 DRAW = """async (starts) => {
   const { errorChart } = await import("/extensions/d-ode/page/charts.mjs");
   const box = document.createElement("div");
