@@ -25,9 +25,10 @@ def files(comfy: ComfyServer) -> set[Path]:
     return {path for path in (comfy.base / "output" / "dode").rglob("*") if path.is_file()}
 
 
-def faulty(graph: Graph, kind: str, after: int = 0, seconds: float = 0.0) -> dict[str, Any]:
+def faulty(graph: Graph, kind: str, after: int = 0, seconds: float = 0.0, hold: str = "") -> dict[str, Any]:
     on = demo(graph)
-    return {**on, "model": link(graph.add("DodeTestFault", model=on["model"], kind=kind, after=after, seconds=seconds))}
+    node = graph.add("DodeTestFault", model=on["model"], kind=kind, after=after, seconds=seconds, hold=hold)
+    return {**on, "model": link(node)}
 
 
 def goes_on(comfy: ComfyServer, seed: int = 77) -> None:
@@ -52,7 +53,7 @@ def goes_on(comfy: ComfyServer, seed: int = 77) -> None:
 )
 def test_cancel_at_every_stage(comfy: ComfyServer, mode: str, stage: str) -> None:
     graph = Graph()
-    distill(graph, faulty(graph, "none", seconds=0.03), **{**QUICK, "mode": mode}, save_as=f"cancelled/{mode}_{stage}")
+    distill(graph, faulty(graph, "none", hold=stage), **{**QUICK, "mode": mode}, save_as=f"cancelled/{mode}_{stage}")
     before, asked = files(comfy), []
 
     def cancel(run: Run) -> None:

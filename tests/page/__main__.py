@@ -34,7 +34,7 @@ def distilling(tab: ComfyPage, folder: Path) -> None:
     tab.load(EXAMPLES / "quick_start.json")
     tab.look(DISTILL)
     tab.queue()
-    tab.page.wait_for_selector(".dode-bar", timeout=60_000)
+    tab.page.wait_for_selector(".dode-bar")
     tab.page.wait_for_function("() => document.querySelectorAll('.dode-bar ~ div tbody tr').length > 2", timeout=240_000)
     shoot(tab, DISTILL, folder / "page_running.png")
     tab.wait_done(600)
@@ -53,7 +53,6 @@ def loading(tab: ComfyPage, folder: Path) -> None:
 def shoot(tab: ComfyPage, kind: str, path: Path) -> None:
     """A picture of one node."""
     tab.look(kind)
-    tab.page.wait_for_timeout(800)
     box = tab.box(kind)
     tab.page.screenshot(path=path, clip={"x": box[0] - 12, "y": box[1] - 12, "width": box[2] + 24, "height": box[3] + 24})
     print(path)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,8 @@ _HOSTS_OWN = (
     r"Autofocus processing was blocked",
     r"huggingface\.co",  # the workflow that a fresh page opens asks for models that are not there
 )
+# A machine that is busy takes its time; what is awaited comes at once on others.
+PATIENCE = 120_000
 _QUIET_SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Workflow.Persist": True,
@@ -64,15 +65,14 @@ class ComfyPage:
 
     def ready(self) -> "ComfyPage":
         """Wait until the page can be used."""
-        self.page.wait_for_function("window.app?.extensionManager && app.canvas && app.rootGraph", timeout=60_000)
-        self.page.evaluate(
-            "() => app.api.addEventListener('b_preview', () => (window.dodePreviews = (window.dodePreviews ?? 0) + 1))"
-        )
-        self.page.wait_for_function("!document.querySelector('#splash-loader, .p-blockui-mask')", timeout=60_000)
+        self.page.wait_for_function("window.app?.extensionManager && app.canvas && app.rootGraph")
+        self.page.evaluate(_LISTEN)
+        self.page.wait_for_function("!document.querySelector('#splash-loader, .p-blockui-mask')")
         return self
 
-    def reload(self) -> None:
-        self.page.wait_for_timeout(1500)  # the page saves its draft a while after the last change
+    def reload(self, saved: str) -> None:
+        """Load the page anew, once the draft that it keeps has these words in it."""
+        self.page.wait_for_function("(words) => Object.values({ ...localStorage }).some((v) => v.includes(words))", arg=saved)
         self.page.reload()
         self.ready()
 
@@ -93,19 +93,24 @@ class ComfyPage:
         self.wait_done(seconds)
 
     def queue(self) -> None:
-        self.page.evaluate("() => app.queuePrompt(0, 1)")
+        self.page.evaluate("() => { Object.assign(heard, { previews: 0, progress: [], ended: null }); app.queuePrompt(0, 1); }")
 
     def wait_done(self, seconds: float = 240) -> None:
-        end = time.monotonic() + seconds
-        while self.server.get("/prompt")["exec_info"]["queue_remaining"]:
-            if time.monotonic() > end:
-                raise TimeoutError("The workflow did not end.")
-            self.page.wait_for_timeout(200)
-        self.page.wait_for_timeout(300)
+        """Until the page has been told that the workflow ended, and with it of all results."""
+        self.page.wait_for_function("() => heard.ended", timeout=1000 * seconds)
+        self.settle()
+
+    def settle(self) -> None:
+        """Until nothing moves on the page any more."""
+        self.page.evaluate(_SETTLED)
 
     def previews(self) -> int:
         """How many pictures of a running fit have come."""
-        return self.page.evaluate("() => window.dodePreviews ?? 0")
+        return self.page.evaluate("() => heard.previews")
+
+    def progress(self) -> list[dict[str, Any]]:
+        """What a running fit's panel showed after each message."""
+        return self.page.evaluate("() => heard.progress")
 
     def widgets(self, kind: str) -> dict[str, Any]:
         """The values of a node's widgets, by name."""
@@ -135,7 +140,7 @@ class ComfyPage:
     def look(self, kind: str, zoom: float = 1.0) -> None:
         """Bring a node into the middle of the view."""
         self.page.evaluate(_LOOK, {"kind": kind, "zoom": zoom})
-        self.page.wait_for_timeout(400)
+        self.settle()
 
     def box(self, kind: str) -> tuple[float, float, float, float]:
         """Where a node is on the page: left, top, width, height, its title included."""
@@ -143,6 +148,7 @@ class ComfyPage:
 
     def shoot(self, name: str, whole: bool = True) -> Path:
         """Keep a picture of the page among the artefacts."""
+        self.settle()
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         path = ARTEFACTS / f"{name}.png"
         self.page.screenshot(path=path, full_page=whole)
@@ -157,10 +163,41 @@ def browser_page(server: ComfyServer, width: int = 1280, height: int = 900) -> I
         environment: dict[str, str | float | bool] = {**os.environ, **found.environment}
         browser = playwright.chromium.launch(executable_path=found.executable, args=list(FLAGS), env=environment)
         try:
-            yield ComfyPage(browser.new_page(viewport={"width": width, "height": height}, locale="en-US"), server)
+            page = browser.new_page(viewport={"width": width, "height": height}, locale="en-US")
+            page.set_default_timeout(PATIENCE)
+            yield ComfyPage(page, server)
         finally:
             browser.close()
 
+
+# Our listeners come after the pack's own: what a message changed is there.
+_LISTEN = """() => {
+  window.heard = { previews: 0, progress: [], ended: null };
+  const shown = (one) => document.querySelector(one);
+  const texts = (all) => [...document.querySelectorAll(all)].map((each) => each.textContent);
+  app.api.addEventListener("b_preview", () => heard.previews++);
+  app.api.addEventListener("dode.progress", () => heard.progress.push({
+    part: Number(shown(".dode-bar")?.getAttribute("aria-valuenow")),
+    stages: texts(".dode-stages li"),
+    stage: shown(".dode-stages [aria-current]")?.textContent,
+    left: shown(".dode-bar + p")?.textContent,
+    rows: texts(".dode-bar ~ div tbody tr"),
+  }));
+  for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
+    app.api.addEventListener(kind, () => (heard.ended = kind));
+}"""
+
+_SETTLED = """async () => {
+  const frame = () => new Promise(requestAnimationFrame);
+  const moving = ".dode-panel, .dode-panel canvas, [data-node-id]";
+  const where = () => JSON.stringify([...document.querySelectorAll(moving)].map((each) => each.getBoundingClientRect()));
+  let last, since, frames = 0;
+  for (const begun = performance.now(); performance.now() - begun < 20_000; await frame()) {
+    const now = where();
+    if (now !== last) [last, since, frames] = [now, performance.now(), 0];
+    if (++frames > 4 && performance.now() - since > 250) return;
+  }
+}"""
 
 _BLANK: dict[str, Any] = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "version": 0.4}
 

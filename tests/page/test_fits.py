@@ -31,7 +31,7 @@ def label(tab: ComfyPage, file: str) -> str:
 
 def settled(tab: ComfyPage, file: str, mark: str) -> str:
     """The label, once it has this mark."""
-    tab.page.wait_for_function(f"([file, mark]) => ({_LABEL})(file).startsWith(mark)", arg=[file, mark], timeout=20_000)
+    tab.page.wait_for_function(f"([file, mark]) => ({_LABEL})(file).startsWith(mark)", arg=[file, mark])
     return label(tab, file)
 
 

@@ -5,10 +5,31 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from server import PromptServer
+
+_PATIENCE = 60.0
+
+
+class _Told:
+    """Takes the place of the server's ``send_sync`` and knows the stage that the page was told of last."""
+
+    def __init__(self, send: Any):
+        self.send, self.stage = send, ""
+
+    def __call__(self, event: str, data: Any, *rest: Any) -> None:
+        self.send(event, data, *rest)
+        if event == "dode.progress":
+            self.stage = data["stage"]
+
+
+_told = PromptServer.instance.send_sync = _Told(PromptServer.instance.send_sync)
 
 
 class Fault:
-    """From the ``after``-th model call on, what ``kind`` says; every call takes ``seconds`` more."""
+    """From the ``after``-th model call on, what ``kind`` says; every call takes ``seconds`` more.
+
+    Once the page was told of stage ``hold``, the next call waits until the user cancels.
+    """
 
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "patch"
@@ -19,15 +40,20 @@ class Fault:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         number = {"default": 0, "min": 0, "max": 1 << 30}
         options = {"kind": (list(cls.KINDS),), "after": ("INT", number), "seconds": ("FLOAT", {"default": 0.0})}
+        options["hold"] = ("STRING", {"default": ""})
         return {"required": {"model": ("MODEL",), **options}}
 
-    def patch(self, model: Any, kind: str, after: int, seconds: float) -> tuple[Any]:
+    def patch(self, model: Any, kind: str, after: int, seconds: float, hold: str) -> tuple[Any]:
         calls = 0
 
         def wrapper(apply_model: Any, arguments: dict[str, Any]) -> Any:
             nonlocal calls
             calls += 1
             time.sleep(seconds)
+            if hold and _told.stage == hold:
+                _told.stage, end = "", time.monotonic() + _PATIENCE
+                while not comfy.model_management.processing_interrupted() and time.monotonic() < end:
+                    time.sleep(0.01)
             x = arguments["input"]
             if calls > after:
                 if kind == "always too many" or (kind == "too many" and len(x) > 4):  # two of them for each sample
