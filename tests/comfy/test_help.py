@@ -10,6 +10,8 @@ from tests.comfy.server import ROOT, ComfyServer
 
 LANGUAGES = ("en", "zh", "ja")
 SETTING = "dode_ksampler"
+DOCS = ROOT / "web" / "docs"
+OWN = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 
 
 def texts(language: str, name: str = "nodeDefs") -> dict[str, Any]:
@@ -50,13 +52,12 @@ def test_english_is_what_the_nodes_say(nodes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
 def test_the_other_languages_are_other_languages(language: str) -> None:
-    own = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
     for name, known in texts(language).items():
         said = [known["display_name"], known["description"]]
         for group in ("inputs", "outputs"):
             said += [each["tooltip"] for each in known[group].values()]
-        assert all(own.search(text) for text in said), name
-    assert own.search(texts(language, "settings")[SETTING]["name"])
+        assert all(OWN.search(text) for text in said), name
+    assert OWN.search(texts(language, "settings")[SETTING]["name"])
 
 
 def test_the_server_hands_the_texts_out(comfy: ComfyServer) -> None:
@@ -66,13 +67,39 @@ def test_the_server_hands_the_texts_out(comfy: ComfyServer) -> None:
         assert served[language]["settings"][SETTING] == texts(language, "settings")[SETTING]
 
 
-def test_each_node_has_a_help_page_that_names_its_inputs(nodes: dict[str, Any]) -> None:
-    folder = ROOT / "web" / "docs"
-    assert {path.stem for path in folder.glob("*.md")} == set(nodes)
+def page(name: str, language: str) -> str:
+    """The help page that ComfyUI's page asks for first; where there is none it takes the one beside the folder."""
+    return (DOCS / name / f"{language}.md").read_text(encoding="utf-8")
+
+
+def test_help_pages_are_there_in_each_language_and_for_all_others_in_english(nodes: dict[str, Any]) -> None:
+    wanted = {f"{name}/{language}.md" for name in nodes for language in LANGUAGES} | {f"{name}.md" for name in nodes}
+    assert {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.is_file()} == wanted
+    for name in nodes:
+        others = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+        assert others == page(name, "en"), f"cp web/docs/{name}/en.md web/docs/{name}.md"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_node_has_a_help_page_that_names_its_inputs(nodes: dict[str, Any], language: str) -> None:
     for name, node in nodes.items():
-        text = (folder / f"{name}.md").read_text(encoding="utf-8")
-        assert text.startswith(f"# {node['display_name']}\n"), name
-        for field in inputs(node):
-            assert f"`{field}`" in text, f"{name}.md does not say what {field} is"
-        for output in node["output_name"]:
-            assert f"`{output}`" in text, f"{name}.md does not say what {output} is"
+        text, known = page(name, language), texts(language)[name]
+        assert text.startswith(f"# {known['display_name']}\n"), name
+        sockets = [(field, known["inputs"][field]) for field in inputs(node)]
+        sockets += [(field, known["outputs"][str(i)]) for i, field in enumerate(node["output_name"])]
+        for field, its in sockets:
+            shown = f"`{field}` {its['name']}" if "name" in its else f"`{field}`"
+            assert shown in text, f"{language}: the page of {name} does not say what {shown} is"
+
+
+@pytest.mark.parametrize("language", ["zh", "ja"])
+def test_help_pages_say_the_same_in_other_languages(nodes: dict[str, Any], language: str) -> None:
+    for name in nodes:
+        text, english = page(name, language), page(name, "en")
+        assert all(OWN.search(part) for part in text.split("\n\n")), name
+        assert bool(re.search("[\u3040-\u30ff]", text)) == (language == "ja"), name
+        for mark in (r"`[^`]+`", r"^#+(?= )", r"^\|(?!-)", r"^- "):  # names and choices; headings, rows, points
+            found, wanted = (re.findall(mark, each, re.MULTILINE) for each in (text, english))
+            assert set(found) == set(wanted), (name, mark)
+            if mark.startswith("^"):
+                assert len(found) == len(wanted), (name, mark)
