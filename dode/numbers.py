@@ -26,6 +26,7 @@ class Freedom:
         guidance: taps of the guidance channel, where the model gives both outputs.
         model_sigmas: the noise level that the model is told.
         iterations: times that all derivatives are computed, at most; they are the costly part.
+        steps: that are taken with the same derivatives, at most.
         starts: schedules, each with its best solver, from which a fit on a few samples sets out; fewer above four evaluations.
         finalists: how many of these are then fitted on all samples; the best end is taken.
     """
@@ -35,7 +36,8 @@ class Freedom:
     start: bool = True
     guidance: int = 2
     model_sigmas: bool = True
-    iterations: int = 3
+    iterations: int = 1
+    steps: int = 8
     starts: int = 6
     finalists: int = 1
 

@@ -24,7 +24,6 @@ _FIRST_DAMPING, _LEAST, _MOST = 1e-2, 1e-6, 1e3
 _EASIER = 0.3  # times the damping after a step that did what was expected
 _OTHERS = ((10.0, 0.1), (100.0, 1000.0))  # times the damping where it did not; the second two only if nothing else gains
 _AS_EXPECTED = 0.6  # part of the expected gain
-_UPDATES = 10  # steps, at most, on one computation of the derivatives
 _ENOUGH = 0.004  # relative gain below which derivatives are no longer good; with fresh ones the fit stops there
 _FOLDS = 4
 
@@ -92,8 +91,10 @@ class _Fit:
         return (*min(tried, key=lambda found: self.loss(found[0])), gram) if tried else None
 
 
-def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom) -> tuple[Parameters, Array]:
-    """Fit a sampler's numbers so that it ends where the teacher ends.
+def refine(
+    model: Metered, targets: Targets, start: Parameters, freedom: Freedom, report: bool = True
+) -> tuple[Parameters, Array]:
+    """Fit a sampler's numbers so that it ends where the teacher ends. ``report`` tells the model's progress of each step.
 
     Returns:
         The parameters with the least error on the held-out samples among those met on the way, the start included, and the
@@ -110,7 +111,12 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
         return broken
     best, point, held = first, first, fit.held
     began = math.sqrt(first.errors[held].mean())
-    model.measured("refine", 0, began, began)
+
+    def measured(steps: int) -> None:
+        if report:
+            model.measured("refine", steps, began, math.sqrt(best.errors[held].mean()))
+
+    measured(0)
     damping, steps = _FIRST_DAMPING, 0
     for _ in range(freedom.iterations if fit.numbers.names else 0):
         try:
@@ -118,7 +124,7 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
         except NotFiniteError:
             break
         before = fit.loss(point)
-        for _ in range(_UPDATES):
+        for _ in range(freedom.steps):
             found = fit.step(point, slopes, damping)
             if found is None:
                 break
@@ -129,7 +135,7 @@ def refine(model: Metered, targets: Targets, start: Parameters, freedom: Freedom
             point = after
             if point.errors[held].mean() < best.errors[held].mean():
                 best = point
-            model.measured("refine", steps, began, math.sqrt(best.errors[held].mean()))
+            measured(steps)
             if gain < _ENOUGH:
                 break
         if 1 - math.sqrt(fit.loss(point) / max(before, 1e-300)) < _ENOUGH:

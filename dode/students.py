@@ -26,14 +26,14 @@ from dode.teacher import Teacher
 
 MODES: dict[str, Freedom] = {
     "balanced": Freedom(),
-    "best": Freedom(taps=16, guidance=16, iterations=6, starts=12, finalists=3),
+    "best": Freedom(taps=16, guidance=16, iterations=4, starts=12, finalists=3),
 }
 SOLVERS = ("ipndm", "lms_k_diffusion", "dpmpp_2m", "deis", "gradient_estimation")
 _TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
-_TRIED, _KEPT = (4, 16), 0.2  # samples on which all starts are compared, and then this part of them
-_SCREENED = 24  # samples on which the best of each schedule are fitted for a first look
+_TRIED, _KEPT = (2, 8), 0.15  # samples on which all starts are compared, and then this part of them
+_FIRST_LOOK, _FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
 _FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
 
 
@@ -208,11 +208,13 @@ def _screened(model: Metered, targets: Targets, candidates: list[Parameters], fr
     starts = list(by_grid.values())[: max(2, round(freedom.starts * _FEWEST / evaluations))]
     if freedom.iterations == 0 or len(starts) <= freedom.finalists:
         return starts[: freedom.finalists]
-    part = targets.only(list(range(min(_SCREENED, len(targets.noise)))))
+    judges = targets.held[: _FIRST_LOOK // 4]
+    fitted = [i for i in range(len(targets.noise)) if i not in set(targets.held)]
+    part = targets.only(fitted[: _FIRST_LOOK - len(judges)] + judges)
     found = []
     for start in starts:
-        parameters, errors = refine(model, part, start, replace(freedom, iterations=1))
-        found.append((float(errors.mean()), parameters))
+        parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=_FIRST_STEPS), report=False)
+        found.append((float(targets.errors(model, parameters.tableau()).mean()), parameters))
     return [parameters for _, parameters in sorted(found, key=lambda f: f[0])[: freedom.finalists]]
 
 
