@@ -21,7 +21,7 @@ from dode.distill import distill
 from dode.least_squares import solve_normal_equations
 from dode.methods import build_tableau
 from dode.sampling import Walk
-from dode.schedules import schedule
+from dode.schedules import usual_schedule
 from dode.tableau import Array, Row, increment
 from dode.teacher import Teacher, trajectory
 
@@ -30,7 +30,7 @@ FEW = 4  # samples of the fits with and without guard, where a guard has somethi
 
 
 def _grid(model: BenchModel, steps: int) -> Array:
-    return schedule("linear" if model.coordinate == "flow" else "karras", steps, *model.sigma_range)
+    return usual_schedule(model.coordinate, steps, *model.sigma_range)
 
 
 def fit_euler(

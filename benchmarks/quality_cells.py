@@ -35,6 +35,10 @@ class Plan:
     beyond: tuple[int, ...] = ()  # more evaluations for the best stock samplers alone
     shortlist: Mapping[tuple[str, float, int], dict[str, Any]] = field(default_factory=dict)  # finalists known already
 
+    def finalists(self, model: str, guidance: float, evaluations: int) -> tuple[str, ...]:
+        """The finalists of an earlier stock search for this cell, if there was one."""
+        return tuple(self.shortlist.get((model, guidance, evaluations), {}).get("finalists", ()))
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -177,7 +181,8 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
     for number, evaluations in enumerate(plan.evaluations):
         began = time.time()
         known = plan.shortlist.get((model.name, guidance, evaluations), {})
-        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args, tuple(known.get("finalists", ())))
+        names = plan.finalists(model.name, guidance, evaluations)
+        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args, names)
         cell: dict[str, Any] = {
             "model": model.name,
             "guidance": guidance,

@@ -64,7 +64,8 @@ def _rows(model: BenchModel, guidance: float, count: int, plan: Plan, basis: Ten
     on = trial(model, guidance, plan)
     fits = {mode: fit(model, guidance, plan, mode) for mode in plan.modes}
     for number, evaluations in enumerate(plan.evaluations):
-        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args)
+        names = plan.finalists(model.name, guidance, evaluations)
+        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args, names)
         samples, _ = run_stock(model, guidance, best.candidate, noise, extra)
         yield row(f"stock: {best.candidate.name}", evaluations, samples)
         for mode, results in fits.items():

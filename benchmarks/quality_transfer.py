@@ -58,7 +58,8 @@ def transfer(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Itera
     for name, there, scale, tested, fitted in uses:
         on = trial(there, scale, tested)
         for number, evaluations in enumerate(plan.evaluations):
-            best = search(there, scale, evaluations, on.noise, on.reference, on.extra_args)
+            names = plan.finalists(model.name, scale, evaluations)
+            best = search(there, scale, evaluations, on.noise, on.reference, on.extra_args, names)
             for fit_mode, results in fitted.items():
                 parameters = results[number].parameters
                 found = score(run_parameters(on, parameters, evaluations), on.reference, best.samples)

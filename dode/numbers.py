@@ -39,7 +39,7 @@ class Freedom:
     iterations: int = 1
     steps: int = 8
     starts: int = 6
-    finalists: int = 1
+    finalists: int = 2
 
 
 class Numbers:

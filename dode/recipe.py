@@ -14,8 +14,8 @@ import torch
 
 from dode.numbers import Freedom
 from dode.parameter_file import Entry, Recipe, RecipeValue
-from dode.schedules import schedule
-from dode.students import _TEACHER_STEPS, MODES
+from dode.schedules import usual_schedule
+from dode.students import MODES, TEACHER_STEPS
 from dode.tableau import Array
 
 COMMAND_LINE = "python -m dode distill"
@@ -27,7 +27,7 @@ def recipe(tool: str, settings: Mapping[str, Any], mode: str = "") -> Recipe:
     freedom = MODES.get(mode)
     numbers = {} if freedom is None else {f"freedom.{name}": value for name, value in _plain(freedom).items()}
     kept = {name: plain for name, value in settings.items() if (plain := _value(value)) is not None and plain != ""}
-    steps = {"teacher_steps": _TEACHER_STEPS} if freedom is not None else {}
+    steps = {"teacher_steps": TEACHER_STEPS} if freedom is not None else {}
     return {"tool": tool, **kept, **numbers, **steps, "torch": torch.__version__}
 
 
@@ -56,7 +56,7 @@ def teacher_grid(entry: Entry) -> Array | tuple[float, ...]:
     low, high, steps = (entry.recipe.get(name) for name in ("sigma_min", "sigma_max", "teacher_steps"))
     if not (isinstance(low, float) and isinstance(high, float) and isinstance(steps, int) and 0 < steps <= 100):
         return entry.parameters.base().levels
-    return schedule("linear" if entry.parameters.coordinate == "flow" else "karras", steps, low, high)
+    return usual_schedule(entry.parameters.coordinate, steps, low, high)
 
 
 def recipe_text(value: Any) -> str:

@@ -92,13 +92,18 @@ class _Fit:
 
 
 def refine(
-    model: Metered, targets: Targets, start: Parameters, freedom: Freedom, report: bool = True
+    model: Metered, targets: Targets, start: Parameters, freedom: Freedom, judged: bool = True
 ) -> tuple[Parameters, Array]:
-    """Fit a sampler's numbers so that it ends where the teacher ends. ``report`` tells the model's progress of each step.
+    """Fit a sampler's numbers so that it ends where the teacher ends.
+
+    Args:
+        judged: the held-out samples choose among the points met on the way, and the progress is told of each. Without them,
+            for a first look, the last point is taken.
 
     Returns:
-        The parameters with the least error on the held-out samples among those met on the way, the start included, and the
-        mean squared error of each sample, (N,), there; infinite where the model returns NaN or infinity at the start already.
+        The parameters with the least error on the held-out samples among those met on the way, the start included (see
+        ``judged``), and the mean squared error of each sample, (N,), there; infinite where the model returns NaN or infinity
+        at the start already.
     """
     model.enter("refine", model.counts.get("refine", 0))
     broken = start, np.full(len(targets.order), np.inf)
@@ -113,7 +118,7 @@ def refine(
     began = math.sqrt(first.errors[held].mean())
 
     def measured(steps: int) -> None:
-        if report:
+        if judged:
             model.measured("refine", steps, began, math.sqrt(best.errors[held].mean()))
 
     measured(0)
@@ -133,7 +138,7 @@ def refine(
             gain = 1 - math.sqrt(fit.loss(after) / max(fit.loss(point), 1e-300))
             _broyden(slopes, after.offsets - point.offsets, after.reached - point.reached, gram)
             point = after
-            if point.errors[held].mean() < best.errors[held].mean():
+            if not judged or point.errors[held].mean() < best.errors[held].mean():
                 best = point
             measured(steps)
             if gain < _ENOUGH:

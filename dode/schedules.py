@@ -30,6 +30,11 @@ SCHEDULES: dict[str, Callable[[int, float, float], Array]] = {
 }
 
 
+def usual_schedule(coordinate: str, steps: int, sigma_min: float, sigma_max: float) -> Array:
+    """The schedule of a kind of model where none is asked for: uniform in σ for flow matching, else Karras's."""
+    return schedule("linear" if coordinate == "flow" else "karras", steps, sigma_min, sigma_max)
+
+
 def schedule(name: str, steps: int, sigma_min: float, sigma_max: float) -> Array:
     """A grid of ``steps`` noise levels from sigma_max down, and a final 0: float64 (steps + 1,).
 

@@ -20,7 +20,7 @@ from dode.methods import build_tableau, get_method, steps_within
 from dode.numbers import Freedom
 from dode.refine import refine
 from dode.sampling import Denoiser, sample
-from dode.schedules import schedule
+from dode.schedules import schedule, usual_schedule
 from dode.tableau import Array, Tableau
 from dode.teacher import Teacher
 
@@ -29,11 +29,11 @@ MODES: dict[str, Freedom] = {
     "best": Freedom(taps=16, guidance=16, iterations=4, starts=12, finalists=3),
 }
 SOLVERS = ("ipndm", "lms_k_diffusion", "dpmpp_2m", "deis", "gradient_estimation")
-_TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
+TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
 _TRIED, _KEPT = (2, 8), 0.15  # samples on which all starts are compared, and then this part of them
-_FIRST_LOOK, _FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
+_FIRST_LOOK, _FIRST_STEPS = 12, 4  # samples and steps of the short fits from the best solver of each schedule
 _FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
 
 
@@ -97,7 +97,7 @@ def distill_students(
     check_split(held_out, micro_batch)
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
     held, batches = split(len(noise), held_out, micro_batch, seed)
-    coarse = schedule("linear" if flow else "karras", _TEACHER_STEPS, low, high)
+    coarse = usual_schedule(coordinate, TEACHER_STEPS, low, high)
 
     def run(tableau: Tableau, over: Sequence[Tensor]) -> Tensor:
         return torch.cat([sample(model.on(b), start(noise[b], tableau.sigma), tableau) for b in over])
@@ -213,7 +213,7 @@ def _screened(model: Metered, targets: Targets, candidates: list[Parameters], fr
     part = targets.only(fitted[: _FIRST_LOOK - len(judges)] + judges)
     found = []
     for start in starts:
-        parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=_FIRST_STEPS), report=False)
+        parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=_FIRST_STEPS), judged=False)
         found.append((float(targets.errors(model, parameters.tableau()).mean()), parameters))
     return [parameters for _, parameters in sorted(found, key=lambda f: f[0])[: freedom.finalists]]
 

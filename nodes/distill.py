@@ -8,6 +8,7 @@ import torch
 from dode.errors import FitError
 from dode.methods import METHODS, get_method
 from dode.recipe import NODE, recipe
+from dode.students import MODES
 
 from . import library
 from .cards import entry_card, saved_card, workflow_id
@@ -20,8 +21,7 @@ from .sampler import entry_sampler, entry_sigmas
 from .steps_saved import measure, words
 from .text import gain, summary
 
-# Fit modes, by the names that users see: those of dode.students, and for the others the arguments of dode.distill.distill.
-REFINED = ("balanced", "best")
+# Fit modes, by the names that users see, beside those of dode.students: the arguments of dode.distill.distill.
 CLOSED_FORM: dict[str, dict[str, Any]] = {
     "paper": {"taps": 1},
     "multi-tap": {"taps": 3, "ridge": 1e-3},
@@ -119,8 +119,8 @@ class DODEDistillSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=[*REFINED, *CLOSED_FORM],
-                    default=REFINED[0],
+                    options=[*MODES, *CLOSED_FORM],
+                    default=next(iter(MODES)),
                     tooltip="balanced: also learns the noise levels and the guidance of each step. best: learns still more and "
                     "takes longer. paper: one number a step, as published, in seconds. multi-tap: three numbers a step.",
                 ),
@@ -200,7 +200,7 @@ class DODEDistillSampler(io.ComfyNode):
         grid = None if sigmas is None else sigmas.tolist()
         surroundings = {"sigmas": grid, "prompts": len(positives), **_surroundings(model, latent)}
         made_of = recipe(NODE, {**inputs, **surroundings, **CLOSED_FORM.get(mode, {})}, mode)
-        if mode in REFINED:
+        if mode in MODES:
             if sigmas is not None and counts:
                 raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
             if sigmas is not None and float(sigmas[-1]) != 0:

@@ -12,7 +12,7 @@ from dode.distill import Distillation, distill, planned_evaluations
 from dode.errors import DodeError
 from dode.methods import build_tableau
 from dode.parameter_file import Entry, Recipe, check_capacity
-from dode.schedules import schedule
+from dode.schedules import usual_schedule
 from dode.students import MODES, SOLVERS, distill_students, usual_grids
 from dode.tableau import check_sigmas
 from dode.teacher import Teacher
@@ -143,7 +143,7 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
     ranged = {**made_of, "sigma_min": low, "sigma_max": high}
     for steps in settings.steps:
         grids(steps)  # what cannot be used says so before the teacher runs
-    dense = schedule("linear" if flow else "karras", _DENSE, low, high).tolist()
+    dense = usual_schedule(coordinate, _DENSE, low, high).tolist()
     plain = settings.schedule(settings.steps[0])
     evaluations = {steps: _evaluations(settings.solver, steps) for steps in settings.steps}
     check_capacity([2 * n if settings.solver else n for n in evaluations.values()] * len(settings.scales))
@@ -215,12 +215,12 @@ def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
     refined = 0.0
     for n in steps:
         numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
-        derivatives, trials = 0.75 * (n + numbers * n / 2), 12 * n
-        refined += 4 * freedom.starts / n * min(24, samples) * (derivatives + trials)
-        refined += freedom.finalists * freedom.iterations * samples * (derivatives + trials)
+        derivatives, trials = 0.75 * (n + numbers * n / 2), 2 * n
+        refined += 4 * freedom.starts / n * (min(12, samples) * (derivatives + 4 * trials) + samples * n)
+        refined += freedom.finalists * freedom.iterations * samples * (derivatives + freedom.steps * trials)
     return {
         "teacher": _DENSE * samples,
         "check": _DENSE * samples // 8,
-        "search": 800 * sum(steps),
+        "search": 400 * sum(steps),
         "refine": round(refined),
     }

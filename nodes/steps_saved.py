@@ -8,7 +8,7 @@ import torch
 from dode.distill import split
 from dode.errors import DodeError
 from dode.parameter_file import Entry
-from dode.schedules import schedule
+from dode.schedules import usual_schedule
 from dode.steps_saved import MOST, STAGE, StepsSaved, steps_saved
 
 from .auto import FALLBACK_SCHEDULER, FALLBACK_SCHEDULER_FLOW, FALLBACK_SOLVER
@@ -33,13 +33,13 @@ def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
     It is a run of its own, after the file is written, so that nothing is lost if it is stopped.
     """
     sampling = task.model.get_model_object("model_sampling")
-    flow = coordinate_of(prediction_of(sampling)) == "flow"
+    coordinate = coordinate_of(prediction_of(sampling))
     low, high = sigma_range(sampling)
     sigmas, report = entry.parameters.sigmas, entry.report
     if report is None or sigmas[-1] != 0 or sigmas[0] > high * 1.001 or sigmas[0] < high / 2:
         progress.skip()  # a part of a trajectory
         return None
-    scheduler = FALLBACK_SCHEDULER_FLOW if flow else FALLBACK_SCHEDULER
+    scheduler = FALLBACK_SCHEDULER_FLOW if coordinate == "flow" else FALLBACK_SCHEDULER
     calculate = feature("comfy.samplers:calculate_sigmas")
 
     def grid(steps: int) -> list[float]:
@@ -47,7 +47,7 @@ def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
         return [min(levels[0], high), *levels[1:]]
 
     held = torch.tensor(split(task.samples, _HELD_OUT, task.micro_batch, task.seed)[0][:_SAMPLES])
-    dense = schedule("linear" if flow else "karras", _DENSE, low, high).tolist()
+    dense = usual_schedule(coordinate, _DENSE, low, high).tolist()
     progress.go_on()
     found: list[StepsSaved] = []
 
