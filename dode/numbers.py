@@ -113,19 +113,17 @@ class Numbers:
         """The Gauss-Newton step from here; a number that would cross a bound is held there, and the rest solved for without
         it."""
         lower, upper = self._bounds(offsets)
-        held, at = np.zeros(len(upper), dtype=bool), np.zeros(len(upper))
-        step = at
-        while not held.all():
-            step = at.copy()
-            moment = gram[:-1, -1] - gram[:-1, :-1] @ step
-            matrix = gram[:-1, :-1][np.ix_(~held, ~held)]
-            step[~held] = damped_step(matrix, moment[~held], offsets[~held], self.shrunk[~held], ridge, damping)
-            at = np.where(held, at, step.clip(lower, upper))
-            over = ~held & (np.abs(step - at) > 1e-12)
+        free, at_bounds = np.ones(len(offsets), dtype=bool), np.zeros(len(offsets))
+        while True:
+            step, moment = at_bounds.copy(), gram[:-1, -1] - gram[:-1, :-1] @ at_bounds
+            if free.any():
+                matrix = gram[:-1, :-1][np.ix_(free, free)]
+                step[free] = damped_step(matrix, moment[free], offsets[free], self.shrunk[free], ridge, damping)
+            inside = step.clip(lower, upper)
+            over = free & (np.abs(step - inside) > 1e-12)
             if not over.any():
                 break
-            held |= over
-            at = np.where(held, at, 0.0)
+            free, at_bounds = free & ~over, np.where(over, inside, at_bounds)
         return step * min(1.0, _LONGEST / max(np.abs(step).max(), 1e-300), self._room(offsets, step))
 
     def _log_sigmas(self, offsets: Array) -> Array:

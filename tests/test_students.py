@@ -21,7 +21,7 @@ from dode.students import usual_grids
 from dode.teacher import Teacher
 
 RANGE = {"log_sigma": (0.02, 20.0), "flow": (0.001, 1.0)}
-FREEDOM = Freedom(starts=2)
+FREEDOM = Freedom(starts=2, iterations=2)
 
 
 def noise(count: int, seed: int = 0) -> Tensor:
