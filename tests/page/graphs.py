@@ -2,6 +2,9 @@
 
 from typing import Any
 
+DISTILL, LOAD, INSPECT, COMPARE = "DODEDistillSampler", "DODELoad", "DODEInspect", "DODECompare"
+EXAMPLE = "demo_model_6_steps.safetensors"
+
 Nodes = dict[str, tuple[str, dict[str, Any]]]
 Links = list[tuple[str, int, str, str]]
 
@@ -29,9 +32,18 @@ def loading(model: str = "demo", **values: Any) -> tuple[Nodes, Links]:
     return nodes, [("demo", 0, "load", "model"), ("load", 0, "inspect", "parameters")]
 
 
+def everything(save_as: str) -> tuple[Nodes, Links]:
+    """All nodes with panels: a fit, what it made, the example file and its comparison."""
+    nodes, links = comparing()
+    fitted, wired = distilling(mode="paper", solver="euler", save_as=save_as)
+    nodes |= {"distill": fitted["distill"], "inspect": ("DODEInspect", {})}
+    own = [each for each in wired if each not in links]
+    return nodes, [*links, *own, ("demo", 0, "load", "model"), ("distill", 0, "inspect", "parameters")]
+
+
 def comparing() -> tuple[Nodes, Links]:
     """The example file, compared on two pictures."""
-    nodes: Nodes = {**DEMO, "load": ("DODELoad", {"file": "demo_model_6_steps.safetensors"})}
+    nodes: Nodes = {**DEMO, "load": ("DODELoad", {"file": EXAMPLE})}
     nodes["compare"] = ("DODECompare", {"cfg": 3.0, "reference_substeps": 4})
     sockets = [("demo", 0, "model"), ("load", 0, "parameters"), ("positive", 0, "positive"), ("negative", 0, "negative")]
     sockets += [("demo", 3, "latent"), ("demo", 2, "vae")]

@@ -179,6 +179,7 @@ _LISTEN = """() => {
   app.api.addEventListener("dode.progress", () => heard.progress.push({
     part: Number(shown(".dode-bar")?.getAttribute("aria-valuenow")),
     stages: texts(".dode-stages li"),
+    done: texts(".dode-stages .dode-done"),
     stage: shown(".dode-stages [aria-current]")?.textContent,
     left: shown(".dode-bar + p")?.textContent,
     rows: texts(".dode-bar ~ div tbody tr"),

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.comfy.server import ComfyServer
-from tests.page.graphs import loading
+from tests.comfy.server import ROOT, ComfyServer
+from tests.page.checks import pictures
+from tests.page.fonts import CARRIERS, give_glyphs, wait_for_glyphs
+from tests.page.graphs import EXAMPLE, LOAD, loading
 from tests.page.page import ComfyPage, browser_page
 
-LOAD = "DODELoad"
 SAID = {
     "zh": ("加载 D-ODE 参数", "6 步，6 次求值", "误差"),
     "ja": ("D-ODE パラメータを読み込む", "6 ステップ、評価 6 回", "誤差"),
@@ -41,24 +42,28 @@ def browser(opened: ComfyPage) -> Iterator[ComfyPage]:
 
 @pytest.mark.parametrize("language", list(SAID))
 def test_nodes_and_panels_speak_the_language(browser: ComfyPage, language: str) -> None:
-    browser.open(vue=True, locale=language)
-    browser.build(*loading(file="demo_model_6_steps.safetensors"))
-    browser.page.wait_for_selector(".dode-facts")
+    browser.name = language
+    browser.open(vue=language == "zh", locale=language)
+    give_glyphs(browser.page, language)
+    words = "".join(set((ROOT / "web" / "page" / "texts.mjs").read_text(encoding="utf-8")))
+    wait_for_glyphs(browser.page, words)
+    pictures(browser)
     title, steps, error = SAID[language]
     assert browser.page.evaluate("() => app.rootGraph.nodes.find((n) => n.comfyClass === 'DODELoad').title") == title
     text = browser.panel(LOAD).inner_text()
     assert steps in text
     assert error in text
-    browser.look(LOAD)
-    browser.shoot(f"load-{language}")
 
 
 @pytest.mark.parametrize("language", list(HELP))
 def test_the_page_shows_a_nodes_help_in_its_language(browser: ComfyPage, language: str) -> None:
     browser.open(vue=False, locale=language)
-    browser.build(*loading(file="demo_model_6_steps.safetensors"))
+    browser.build(*loading(file=EXAMPLE))
+    if language in CARRIERS:
+        give_glyphs(browser.page, language)
     browser.look(LOAD, 0.7)
     browser.page.evaluate("() => app.canvas.selectNode(app.rootGraph.nodes.find((n) => n.comfyClass === 'DODELoad'))")
     browser.page.locator("[data-testid=info-button]").click()
     browser.page.get_by_text(HELP[language]).wait_for()
+    wait_for_glyphs(browser.page, browser.page.inner_text("body"))
     browser.shoot(f"help-{language}")

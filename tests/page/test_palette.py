@@ -27,7 +27,7 @@ COLOURS = """() => {
   const panel = document.querySelector(".dode-panel:has(.dode-plot)");
   const context = document.createElement("canvas").getContext("2d");
   const probe = panel.appendChild(document.createElement("i"));
-  const wanted = ["--dode-text", "--dode-line", "--dode-before", "--dode-after"].map((name) => {
+  const wanted = ["--dode-text", "--dode-grid", "--dode-before", "--dode-after"].map((name) => {
     probe.style.color = `var(${name})`;
     context.fillStyle = getComputedStyle(probe).color;
     return context.fillStyle;

@@ -11,29 +11,10 @@ import pytest
 
 import dode
 from tests.comfy.server import ROOT
+from tests.page.checks import fits
 from tests.page.conftest import Look
-from tests.page.graphs import comparing, distilling, loading
+from tests.page.graphs import COMPARE, DISTILL, EXAMPLE, INSPECT, LOAD, comparing, distilling, loading
 from tests.page.page import ComfyPage
-
-DISTILL, LOAD, INSPECT, COMPARE = "DODEDistillSampler", "DODELoad", "DODEInspect", "DODECompare"
-EXAMPLE = "demo_model_6_steps.safetensors"
-
-
-def fits(tab: ComfyPage, kind: str) -> None:
-    """Nothing is cut off or hangs out of the node, at the sizes that people zoom to."""
-    for zoom in (0.75, 1.5):
-        tab.look(kind, zoom)  # which waits until nothing moves
-        sizes = tab.panel(kind).evaluate(
-            "(outer) => { const inner = outer.firstElementChild; return {"
-            "room: [outer.clientWidth, outer.clientHeight], content: [inner.scrollWidth, inner.scrollHeight],"
-            "plot: inner.querySelector('.uplot canvas')?.getBoundingClientRect().width ?? null,"
-            "shown: outer.getBoundingClientRect().width / outer.offsetWidth }; }"
-        )
-        for room, content in zip(sizes["room"], sizes["content"], strict=True):
-            assert content <= room + 1, (zoom, sizes)
-        assert sizes["shown"] == pytest.approx(zoom, rel=0.02)
-        tab.shoot(f"{kind}-{int(100 * zoom)}-{tab.name}")
-    tab.look(kind)
 
 
 def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look) -> None:
@@ -57,7 +38,7 @@ def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look
     panel = tab.panel(DISTILL)
     text = panel.inner_text()
     assert re.search(r"5 steps now come closer to the reference than \d+ steps of dpmpp_2m|No gain here: dpmpp_2m", text)
-    assert re.search(r"Error on 6 held-out samples: 0\.\d+ before, 0\.\d+ after \(−\d+ %\)", text)
+    assert re.search(r"Error on 6 held-out samples: 0\.\d+ before, 0\.\d+ after \(−\d+\s%\)", text)
     path = tab.server.base / "output" / "dode" / "page" / f"{look.name}.safetensors"
     assert str(path) in text
     (entry,) = dode.load_parameters(path).entries
@@ -93,6 +74,8 @@ def test_a_refined_fit_shows_its_stages_and_channels(tab: ComfyPage, look: Look)
     tab.wait_done()
     seen = tab.progress()
     assert seen[0]["stages"] == ["Teacher", "Search", "Refinement", "Check", "Comparison"]
+    for state in seen:
+        assert set(state["done"]) <= set(state["stages"][: state["stages"].index(state["stage"])]), "nothing later is done"
     longest = max((state["rows"] for state in seen), key=len)
     assert longest[0].startswith("0"), "the best undistilled start"
     panel = tab.panel(DISTILL)
@@ -112,7 +95,7 @@ def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) ->
     text = tab.panel(LOAD).inner_text()
     for words in ("embedded", "edm", "3 channels", "euler", "6 steps", "guidance 3", "The D-ODE authors", "Apache-2.0"):
         assert words in text
-    assert re.search(r"Error on 16 held-out samples: 0\.147 before, 0\.111 after \(−24 %\)", text)
+    assert re.search(r"Error on 16 held-out samples: 0\.147 before, 0\.111 after \(−24\s%\)", text)
     tab.page.wait_for_selector(".dode-plot canvas")
     fits(tab, LOAD)
 
@@ -133,7 +116,7 @@ def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) ->
     assert "may fit less well" not in tab.panel(LOAD).inner_text().lower()
     tab.look(INSPECT)
     tab.shoot(f"inspect-{look.name}")
-    assert "−24 %" in tab.panel(INSPECT).inner_text()
+    assert "−24\xa0%" in tab.panel(INSPECT).inner_text()
 
 
 def other_checkpoint(library: Path) -> str:
@@ -222,7 +205,7 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
     panel = tab.panel(COMPARE)
 
     def errors() -> dict[str, float]:
-        found = re.findall(r"(base|distilled) \(euler\) · 6 evaluations · error ([\d.]+)", panel.inner_text())
+        found = re.findall(r"(base|distilled) \(euler\)\s+6 evaluations\s+error ([\d.]+)", panel.inner_text())
         return {name: float(error) for name, error in found}
 
     assert set(errors()) == {"base", "distilled"}
@@ -250,23 +233,54 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
     assert "Go on" in panel.inner_text()
 
 
-DRAW = """async (starts) => {
+AGAIN = """(rows) => {
+  const node = app.rootGraph.nodes.find((n) => n.comfyClass === "DODEDistillSampler");
+  const errors = rows.map((number, i) => ({ stage: "refine", number, before: 0.2, after: 0.2 / (i + 2) }));
+  const stages = [{ name: "teacher", done: 5, planned: 5 }, { name: "refine", done: rows.length, planned: 9 }];
+  const detail = { node: String(node.id), workflow: null, stage: "refine", stages, done: 5, total: 9, seconds_left: 3, errors };
+  app.api.dispatchEvent(new CustomEvent("dode.progress", { detail }));
+}"""
+
+
+def test_the_curve_is_that_of_the_newest_fit(tab: ComfyPage, look: Look) -> None:
+    """Short fits from several starts come before the one that counts, and each begins with 0 again."""
+    tab.build({"distill": (DISTILL, {})}, [])
+    for numbers, shown in (([0], 1), ([0, 1, 2, 3], 4), ([0], 1), ([0, 1], 2), ([0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4], 5)):
+        tab.page.evaluate(AGAIN, numbers)
+        assert tab.panel(DISTILL).eval_on_selector_all("tbody tr", "(rows) => rows.length") == shown
+    tab.look(DISTILL)
+    tab.page.wait_for_selector(".dode-plot canvas")
+    tab.shoot(f"again-{look.name}")
+
+
+DRAW = """async (ends) => {
   const { errorChart } = await import("/extensions/d-ode/page/charts.mjs");
   const box = document.createElement("div");
   box.className = "dode-panel";
   box.style.width = "320px";
   document.body.append(box);
-  for (const start of starts) {
-    const values = [start, start * 1.3];
-    const shown = { title: "t", rowName: "r", numbers: [1, 2], before: values, after: values, names: ["a", "b"] };
+  const { prototype } = CanvasRenderingContext2D, write = prototype.fillText;
+  let written;
+  prototype.fillText = function (text) {
+    if (box.contains(this.canvas)) written.add(text);
+    return write.apply(this, arguments);
+  };
+  for (const [start, end] of ends) {
+    written = new Set();
+    const values = [start, end];
+    const shown = { title: "t", rowName: "r", numbers: [101, 102], before: values, after: values, names: ["a", "b"] };
     box.replaceChildren(errorChart(shown));
     for (let i = 0; i < 1000 && !box.querySelector("canvas"); i++) await new Promise((done) => setTimeout(done, 20));
     if (!box.querySelector("canvas")) throw new Error(`nothing is drawn for ${start}`);
+    written.delete("101"), written.delete("102"); // the numbers of the steps
+    if (written.size < 2 || written.size > 8) throw new Error(`the axis from ${start} to ${end} has ${[...written]}`);
   }
+  prototype.fillText = write;
   box.remove();
 }"""
 
 
-def test_errors_of_any_size_are_drawn(tab: ComfyPage) -> None:
+def test_errors_of_any_size_are_drawn_with_some_numbers_on_the_axis(tab: ComfyPage) -> None:
     """Among them those whose axis ends just below a power of ten."""
-    tab.page.evaluate(DRAW, [1e-6, 0.0153, 0.1, 0.1535, 0.155, 0.158, 0.31, 1.56, 99.0, 1.5e4])
+    starts = [1e-6, 0.0153, 0.1, 0.1535, 0.155, 0.158, 0.31, 1.56, 1.62, 4.8, 99.0, 1.5e4]
+    tab.page.evaluate(DRAW, [[start, factor * start] for start in starts for factor in (1, 1.3, 30, 1e4, 1e9)])

@@ -16,7 +16,7 @@ export function worthWords(worth, entry) {
 
 function errorWords(report) {
   if (!report) return say("no_report");
-  const change = report.before > 0 ? `${report.after <= report.before ? "−" : "+"}${Math.abs(Math.round(100 * (report.after / report.before - 1)))} %` : "–";
+  const change = report.before > 0 ? `${report.after <= report.before ? "−" : "+"}${Math.abs(Math.round(100 * (report.after / report.before - 1)))}\u00a0%` : "–";
   return say("error_fell", { n: report.held_out, before: short(report.before), after: short(report.after), change });
 }
 

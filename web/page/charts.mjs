@@ -6,7 +6,7 @@ let library;
 const plotting = () => (library ??= import("../lib/uPlot-1.6.32.mjs").then((module) => module.default));
 
 // Names of colours in dode.css, which takes them from the host's.
-const COLOURS = { before: "--dode-before", after: "--dode-after", text: "--dode-text", faint: "--dode-line" };
+const COLOURS = { before: "--dode-before", after: "--dode-after", text: "--dode-text", faint: "--dode-grid" };
 const TAPS = ["--dode-after", "--dode-tap-2", "--dode-tap-3"];
 
 /** What a CSS colour is right now: a canvas does not know the page's variables. */
@@ -83,16 +83,21 @@ function axes(tint, bottom, left) {
   ];
 }
 
+const DIGITS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1]];
+const CLOSEST = 0.12; // of the axis, so that numbers do not touch
+
 // uPlot's own ticks of a logarithmic axis need ends that are powers of ten; with others they may never end.
 function ticksBetween(low, high) {
-  const steps = (of) => {
+  const room = CLOSEST * Math.log10(high / low);
+  const ticks = (digits) => {
     const found = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
-      found.push(...of.map((digit) => Number(`${digit}e${power}`)).filter((tick) => tick >= low && tick <= high));
+      found.push(...digits.map((digit) => Number(`${digit}e${power}`)).filter((tick) => tick >= low && tick <= high));
     return found;
   };
-  const few = steps([1, 2, 5]);
-  return few.length > 1 ? few : steps([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  const kinds = DIGITS.map(ticks);
+  const apart = kinds.find((found) => found.every((tick, i) => i === 0 || Math.log10(tick / found[i - 1]) >= room));
+  return apart ?? kinds.at(-1).filter((_, i) => i % Math.ceil(room) === 0); // every so many powers of ten
 }
 
 /** Errors before and after distilling, over steps or rounds; the axis is logarithmic. */
@@ -103,8 +108,8 @@ export function errorChart({ title, rowName, numbers, before, after, names }) {
   const values = lines.flatMap((line) => line.values).filter((value) => value !== null);
   if (!values.length) return null;
   // Room above and below, so that single points and flat lines are seen.
-  const low = Math.min(...values) / 1.6,
-    high = Math.max(...values) * 1.6;
+  const low = Math.min(...values) / 2,
+    high = Math.max(...values) * 2;
   return chart({
     title,
     corner: rowName,
@@ -120,7 +125,7 @@ export function errorChart({ title, rowName, numbers, before, after, names }) {
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false, range: () => [numbers[0] - 0.4, numbers.at(-1) + 0.4] }, y: { distr: 3, range: () => [low, high] } },
-      axes: axes(tint, {}, { splits: (_, __, from, to) => ticksBetween(from, to) }),
+      axes: axes(tint, {}, { splits: (_, __, from, to) => ticksBetween(from, to), filter: (_, ticks) => ticks }),
       series: [
         {},
         ...["before", "after"].map((key, i) => ({

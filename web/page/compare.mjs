@@ -11,9 +11,10 @@ function address(picture) {
   return api.apiURL(`/view?${new URLSearchParams(picture)}${app.getPreviewFormatParam?.() ?? ""}`);
 }
 
+/** What a picture is, in parts. */
 function caption(column) {
   const error = column.error === null ? "" : say("error_is", { n: short(column.error) });
-  return [`${say(column.key)} (${column.solver})`, say("evaluations", { n: column.evaluations }), error].filter(Boolean).join(" · ");
+  return [`${say(column.key)} (${column.solver})`, say("evaluations", { n: column.evaluations }), error].filter(Boolean);
 }
 
 export function comparePanel(node) {
@@ -25,8 +26,8 @@ export function comparePanel(node) {
     timer = null;
 
   const column = (key) => result.columns.find((each) => each.key === key);
-  const picture = (key, more = {}) => el("img", { src: address(column(key).pictures[row]), alt: caption(column(key)), draggable: "false", ...more });
-  const named = (key) => el("figcaption", { text: caption(column(key)) });
+  const picture = (key, more = {}) => el("img", { src: address(column(key).pictures[row]), alt: caption(column(key)).join(" · "), draggable: "false", ...more });
+  const named = (key) => el("figcaption", { class: "dode-parts" }, caption(column(key)).map((text) => el("span", { text })));
   const stop = () => {
     clearInterval(timer);
     timer = null;
@@ -46,7 +47,7 @@ export function comparePanel(node) {
     const words = el("p", { class: "dode-quiet", role: "status" });
     const turn = () => {
       const first = stage.classList.toggle("dode-first");
-      words.textContent = caption(column(pair[first ? 0 : 1]));
+      words.textContent = caption(column(pair[first ? 0 : 1])).join(" · ");
     };
     turn();
     const button = el("button", { type: "button", class: "dode-button" });

@@ -12,6 +12,12 @@ function timeLeft(seconds) {
   return seconds < 90 ? say("seconds_left", { n: Math.round(seconds) }) : say("minutes_left", { n: Math.round(seconds / 60) });
 }
 
+/** The curve of the newest fit: numbers begin anew with each. */
+function newest(errors) {
+  const start = errors.findLastIndex((each, i) => i > 0 && each.number <= errors[i - 1].number);
+  return errors.slice(Math.max(start, 0));
+}
+
 /** The elements of a run, made once and updated: a screen reader hears the stage when it changes, not every number. */
 function running() {
   const stages = el("ol", { class: "dode-stages" });
@@ -25,9 +31,9 @@ function running() {
     elements: [stages, bar, numbers, heard, curve],
     update(state) {
       const names = state.stages.map((each) => each.name).sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
-      const begun = Object.fromEntries(state.stages.map((each) => [each.name, each.done > 0])); // and over, but for the current one
+      const begun = Object.fromEntries(state.stages.map((each) => [each.name, each.done > 0])); // and over, if it comes before the current one
       stages.replaceChildren(
-        ...names.map((name) => el("li", { "aria-current": name === state.stage ? "step" : null, class: begun[name] && name !== state.stage ? "dode-done" : "", text: say(`stage_${name}`) })),
+        ...names.map((name) => el("li", { "aria-current": name === state.stage ? "step" : null, class: begun[name] && names.indexOf(name) < names.indexOf(state.stage) ? "dode-done" : "", text: say(`stage_${name}`) })),
       );
       const percent = Math.min(100, Math.round((100 * state.done) / Math.max(state.total, 1)));
       fill.style.width = `${percent}%`;
@@ -37,13 +43,14 @@ function running() {
       stage = state.stage;
       if (state.errors.length && JSON.stringify(errors) !== JSON.stringify(state.errors)) {
         errors = state.errors;
-        const rounds = errors[0].stage === "refine";
+        const points = newest(errors),
+          rounds = points[0].stage === "refine";
         const chart = errorChart({
           title: say(rounds ? "held_round" : "held_row"),
           rowName: say(rounds ? "round" : "step"),
-          numbers: errors.map((each) => each.number),
-          before: errors.map((each) => each.before),
-          after: errors.map((each) => each.after),
+          numbers: points.map((each) => each.number),
+          before: points.map((each) => each.before),
+          after: points.map((each) => each.after),
           names: [say("before"), say("after")],
         });
         if (chart) curve.replaceChildren(chart);
@@ -74,10 +81,10 @@ export function distillPanel(node) {
       // The one thing that is saved with the workflow: which file to show when the server has forgotten the run.
       if (result.file) node.properties.dode_file = result.file;
       else delete node.properties.dode_file;
-      const lost = result.where?.startsWith("NOT SAVED");
-      const where = result.where ?? say("saved", { file: result.file });
+      const lost = result.problem && !result.file;
+      const where = result.problem ?? (result.file ? say("saved", { file: result.path ?? result.file }) : say("not_saved"));
       const path = el("p", { class: lost ? "dode-misfit" : "dode-path", role: lost ? "alert" : null, text: where });
-      const cost = result.seconds === undefined ? null : el("p", { class: "dode-quiet", text: say("cost", { ...result, seconds: Math.round(result.seconds) }) });
+      const cost = result.seconds === undefined ? null : el("p", { class: "dode-quiet", text: [say("cost", { ...result, seconds: Math.round(result.seconds) }), result.prompts > 1 && say("prompts", { n: result.prompts })].filter(Boolean).join(" · ") });
       const actions = result.file ? el("div", { class: "dode-actions" }, downloadLink(result.file)) : null;
       place.put(...card(result, index, (i) => panel.show(result, i)), path, cost, actions);
     },
