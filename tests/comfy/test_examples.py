@@ -1,4 +1,4 @@
-"""The example workflows run as they are shipped, right after install."""
+"""The example workflows run right after install."""
 
 import json
 from pathlib import Path
@@ -23,13 +23,19 @@ def test_each_has_a_picture() -> None:
     assert set(EXAMPLES) == WANTED
     for name in EXAMPLES:
         with Image.open(FOLDER / f"{name}.jpg") as picture:
-            assert min(picture.size) >= 200, name
+            assert picture.size == (512, 512), f"{name}: python -m tests.page"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_it_runs_as_shipped(comfy: ComfyServer, name: str) -> None:
+def test_it_runs(comfy: ComfyServer, name: str) -> None:
+    """As shipped, but for fewer prompts and samples, to take less time; `python -m tests.page` runs all as they are."""
     workflow, info = read(name), comfy.get("/object_info")
     prompt = to_api(workflow, info)
+    for node in prompt.values():
+        if node["class_type"] == "DODEDistillSampler":
+            node["inputs"]["samples"] = 4
+        elif node["class_type"] == "DODEPromptSet":
+            node["inputs"]["prompts"] = "\n".join(node["inputs"]["prompts"].splitlines()[:4])
     run = comfy.run(prompt)
     assert run.status == "success", run.error
     pictures = [picture for output in run.outputs.values() for picture in output.get("images", [])]

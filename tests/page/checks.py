@@ -31,7 +31,7 @@ def pictures(tab: ComfyPage) -> None:
     tab.build(*everything(save_as=f"pictures/{tab.name}"))
     tab.look(DISTILL)
     tab.queue()
-    tab.page.wait_for_function("() => heard.progress.at(-1)?.rows.length > 2")
+    tab.wait_points(3)
     tab.shoot(f"running-{tab.name}")
     tab.wait_done()
     for kind in (DISTILL, LOAD, INSPECT, COMPARE):

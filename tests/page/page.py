@@ -100,6 +100,11 @@ class ComfyPage:
         self.page.wait_for_function("() => heard.ended", timeout=1000 * seconds)
         self.settle()
 
+    def wait_points(self, number: int, seconds: float = 240) -> None:
+        """Until the curve of a running fit has so many points; or the run's end, if that comes first."""
+        enough = "(number) => heard.ended || heard.progress.at(-1)?.rows.length >= number"
+        self.page.wait_for_function(enough, arg=number, timeout=1000 * seconds)
+
     def settle(self) -> None:
         """Until nothing moves on the page any more."""
         self.page.evaluate(_SETTLED)

@@ -22,7 +22,7 @@ def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look
     tab.build(nodes, links)
     tab.look(DISTILL)
     tab.queue()
-    tab.page.wait_for_function("() => heard.progress.at(-1)?.rows.length > 2")
+    tab.wait_points(3)
     tab.shoot(f"running-{look.name}")
     tab.wait_done()
     seen = tab.progress()
@@ -66,10 +66,10 @@ def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look
 
 
 def test_a_refined_fit_shows_its_stages_and_channels(tab: ComfyPage, look: Look) -> None:
-    tab.build(*distilling(mode="balanced", solver="euler", steps=3, samples=8, save_as="", seed=int(look.vue)))
+    tab.build(*distilling(mode="balanced", solver="euler", steps=3, samples=4, save_as="", seed=int(look.vue)))
     tab.look(DISTILL)
     tab.queue()
-    tab.page.wait_for_function("() => heard.progress.at(-1)?.rows.length > 2", timeout=240_000)
+    tab.wait_points(1)
     tab.shoot(f"refining-{look.name}")
     tab.wait_done()
     seen = tab.progress()
