@@ -102,7 +102,7 @@ def learned(tab: ComfyPage) -> Image.Image:
     """What the fit is worth, and what was learned."""
     tab.panel(DISTILL).query_selector("button[role=radio]:has-text('λ')").click()
     left, top, width, height = part(tab, DISTILL, 1.5, "dode-headline", "dode-plot")
-    return picture(tab, (left - 12, top - 12, width + 24, height + 24))
+    return picture(tab, (left - 12, top - 4, width + 24, height + 4))
 
 
 def beside(tab: ComfyPage) -> Image.Image:
