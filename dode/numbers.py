@@ -28,7 +28,8 @@ class Freedom:
         iterations: times that all derivatives are computed, at most; they are the costly part.
         steps: that are taken with the same derivatives, at most.
         starts: schedules, each with its best solver, from which a fit on a few samples sets out; fewer above four evaluations.
-        finalists: how many of these are then fitted on all samples; the best end is taken.
+        finalists: fits on all samples, of which the best end is taken: from the best solver and schedule, and from the best ends
+            of the short fits. With one there are no short fits.
     """
 
     taps: int = 3
@@ -36,7 +37,7 @@ class Freedom:
     start: bool = True
     guidance: int = 2
     model_sigmas: bool = True
-    iterations: int = 1
+    iterations: int = 2
     steps: int = 8
     starts: int = 6
     finalists: int = 2

@@ -26,6 +26,7 @@ _OTHERS = ((10.0, 0.1), (100.0, 1000.0))  # times the damping where it did not; 
 _AS_EXPECTED = 0.6  # part of the expected gain
 _ENOUGH = 0.004  # relative gain below which derivatives are no longer good; with fresh ones the fit stops there
 _FOLDS = 4
+_STRAY = 2.0  # times the median error (as a root) is that of a stray
 
 
 @dataclass(frozen=True)
@@ -61,24 +62,27 @@ class _Fit:
             return None
         return _Point(moved, offsets, sketch(ends[torch.from_numpy(~self.held)]), self.targets.distances(ends))
 
-    def loss(self, point: _Point) -> float:
-        """Mean squared error of the fitted samples."""
-        return float(point.errors[~self.held].mean())
+    def loss(self, point: _Point, limit: float) -> float:
+        """That of the fitted samples."""
+        return robust_mean(point.errors[~self.held], limit)
 
     def step(self, point: _Point, slopes: Tensor, damping: float) -> tuple[_Point, float, Array] | None:
         """The best of a few damped Gauss-Newton steps, its damping and the Gram matrix it came from; None if none gains."""
-        grams = _grams(slopes, self.goal - point.reached)
+        limit = stray_limit(point.errors)
+        grams = _grams(slopes, self.goal - point.reached) * stray_weights(point.errors[~self.held], limit)[:, None, None]
         gram, ridge = grams.sum(axis=0), _choose_ridge(grams, point.offsets, self.numbers.shrunk)
-        before, tried = self.loss(point), list[tuple[_Point, float]]()
+        before, tried = self.loss(point, limit), list[tuple[_Point, float]]()
 
         def attempt(damping: float) -> tuple[float, float]:
             """Relative loss after such a step, and what was expected."""
             step = self.numbers.step(gram, point.offsets, ridge, damping)
             found = self.visit(point.offsets + step)
-            if found is None or not self.loss(found) < before:
+            if found is None or not self.loss(found, limit) < before:
                 return 1.0, 1.0
             tried.append((found, damping))
-            return self.loss(found) / before, 1 + (step @ gram[:-1, :-1] @ step - 2 * step @ gram[:-1, -1]) / gram[-1, -1]
+            return self.loss(found, limit) / before, 1 + (step @ gram[:-1, :-1] @ step - 2 * step @ gram[:-1, -1]) / gram[
+                -1, -1
+            ]
 
         left, expected = attempt(damping)
         if tried and 1 - math.sqrt(left) >= _AS_EXPECTED * (1 - math.sqrt(max(expected, 0.0))):
@@ -88,7 +92,7 @@ class _Fit:
                 attempt(factor * damping)
             if tried:
                 break
-        return (*min(tried, key=lambda found: self.loss(found[0])), gram) if tried else None
+        return (*min(tried, key=lambda found: self.loss(found[0], limit)), gram) if tried else None
 
 
 def refine(
@@ -128,24 +132,49 @@ def refine(
             slopes = fit.fitted.derivatives(model, fit.numbers, point.offsets)
         except NotFiniteError:
             break
-        before = fit.loss(point)
+        before = point
         for _ in range(freedom.steps):
             found = fit.step(point, slopes, damping)
             if found is None:
                 break
             after, damping, gram = found
             damping, steps = min(max(damping, _LEAST), _MOST), steps + 1
-            gain = 1 - math.sqrt(fit.loss(after) / max(fit.loss(point), 1e-300))
+            gain = _gain(fit, point, after)
             _broyden(slopes, after.offsets - point.offsets, after.reached - point.reached, gram)
             point = after
-            if not judged or point.errors[held].mean() < best.errors[held].mean():
+            limit = stray_limit(best.errors)
+            if not judged or robust_mean(point.errors[held], limit) < robust_mean(best.errors[held], limit):
                 best = point
             measured(steps)
             if gain < _ENOUGH:
                 break
-        if 1 - math.sqrt(fit.loss(point) / max(before, 1e-300)) < _ENOUGH:
+        if _gain(fit, before, point) < _ENOUGH:
             break
     return best.parameters, best.errors
+
+
+def stray_limit(errors: Array) -> float:
+    """From which error on, (N,) mean squares, a sample counts as a stray: as a root, twice the median."""
+    return _STRAY * float(np.sqrt(np.median(errors)))
+
+
+def stray_weights(errors: Array, limit: float) -> Array:
+    """Weights of the samples in the normal equations, (N,): Huber 1964."""
+    return np.minimum(1.0, limit / np.maximum(np.sqrt(errors), 1e-300))
+
+
+def robust_mean(errors: Array, limit: float) -> float:
+    """Mean of squares up to the limit and of what grows linearly beyond it: Huber's loss.
+
+    A trajectory near the border between two pictures ends in one or the other. Few such strays make up most of a mean square,
+    and their derivatives say nothing of the rest.
+    """
+    return float(np.where(errors <= limit**2, errors, 2 * limit * np.sqrt(errors) - limit**2).mean())
+
+
+def _gain(fit: _Fit, before: _Point, after: _Point) -> float:
+    limit = stray_limit(before.errors)
+    return 1 - math.sqrt(fit.loss(after, limit) / max(fit.loss(before, limit), 1e-300))
 
 
 def _broyden(slopes: Tensor, step: Array, change: Tensor, gram: Array) -> None:

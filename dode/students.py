@@ -18,7 +18,7 @@ from dode.errors import FitError, NotFiniteError
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method, steps_within
 from dode.numbers import Freedom
-from dode.refine import refine
+from dode.refine import refine, robust_mean, stray_limit
 from dode.sampling import Denoiser, sample
 from dode.schedules import schedule, usual_schedule
 from dode.tableau import Array, Tableau
@@ -33,7 +33,7 @@ TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
 _TRIED, _KEPT = (2, 8), 0.15  # samples on which all starts are compared, and then this part of them
-_FIRST_LOOK, _FIRST_STEPS = 12, 4  # samples and steps of the short fits from the best solver of each schedule
+_FIRST_LOOK, _FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
 _FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
 
 
@@ -126,7 +126,7 @@ def distill_students(
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate, freedom))
             starts = _screened(model, targets, candidates, freedom) if continued is None else [continued[number]]
             results = [refine(model, targets, c, freedom) for c in starts]
-            parameters, errors = min(results, key=lambda result: result[1][held].mean())
+            parameters, errors = _by_error(results, held)[0]
             after = _held_error(errors, held)
             counts = {k: v - before.get(k, 0) if k in ("search", "refine") else v for k, v in model.counts.items()}
             report = Report(
@@ -200,22 +200,29 @@ def _ranked(model: Metered, targets: Targets, tables: list[Tableau]) -> list[Tab
 
 
 def _screened(model: Metered, targets: Targets, candidates: list[Parameters], freedom: Freedom) -> list[Parameters]:
-    """The best ends of short fits, on a few samples, from the best solver on each schedule."""
+    """Where fits on all samples set out: the best candidate, and the best ends of short fits, on a few samples, from the best
+    solver on each schedule."""
     by_grid: dict[tuple[float, ...], Parameters] = {}
     for candidate in candidates:
         by_grid.setdefault(candidate.sigmas, candidate)
     evaluations = candidates[0].base().evaluations
     starts = list(by_grid.values())[: max(2, round(freedom.starts * _FEWEST / evaluations))]
-    if freedom.iterations == 0 or len(starts) <= freedom.finalists:
-        return starts[: freedom.finalists]
+    if freedom.iterations == 0 or freedom.finalists == 1:
+        return starts[:1]
     judges = targets.held[: _FIRST_LOOK // 4]
     fitted = [i for i in range(len(targets.noise)) if i not in set(targets.held)]
     part = targets.only(fitted[: _FIRST_LOOK - len(judges)] + judges)
     found = []
     for start in starts:
         parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=_FIRST_STEPS), judged=False)
-        found.append((float(targets.errors(model, parameters.tableau()).mean()), parameters))
-    return [parameters for _, parameters in sorted(found, key=lambda f: f[0])[: freedom.finalists]]
+        found.append((parameters, targets.errors(model, parameters.tableau())))
+    return starts[:1] + [parameters for parameters, _ in _by_error(found)[: freedom.finalists - 1]]
+
+
+def _by_error(found: list[tuple[Parameters, Array]], judges: list[int] | slice = slice(None)) -> list[tuple[Parameters, Array]]:
+    """Samplers with the errors of samples, (N,), the best on the judges first; strays count little."""
+    limit = min(stray_limit(errors) for _, errors in found)
+    return sorted(found, key=lambda each: robust_mean(each[1][judges], limit))
 
 
 def _beaten(model: Metered, targets: Targets, candidates: list[Parameters]) -> tuple[list[Parameters], float]:

@@ -216,7 +216,7 @@ def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
     for n in steps:
         numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
         derivatives, trials = 0.75 * (n + numbers * n / 2), 2 * n
-        refined += 4 * freedom.starts / n * (min(12, samples) * (derivatives + 4 * trials) + samples * n)
+        refined += 4 * freedom.starts / n * (min(16, samples) * (derivatives + 4 * trials) + samples * n)
         refined += freedom.finalists * freedom.iterations * samples * (derivatives + freedom.steps * trials)
     return {
         "teacher": _DENSE * samples,
