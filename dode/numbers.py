@@ -28,8 +28,8 @@ class Freedom:
         iterations: times that all derivatives are computed, at most; they are the costly part.
         steps: that are taken with the same derivatives, at most.
         starts: schedules, each with its best solver, from which a fit on a few samples sets out; fewer above four evaluations.
-        finalists: fits on all samples, of which the best end is taken: from the best solver and schedule, and from the best ends
-            of the short fits. With one there are no short fits.
+        finalists: fits on all samples, of which the best end is taken: from the best solver and schedule, and from the best
+            ends of the short fits. With one there are no short fits.
     """
 
     taps: int = 3

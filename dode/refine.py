@@ -63,8 +63,13 @@ class _Fit:
         return _Point(moved, offsets, sketch(ends[torch.from_numpy(~self.held)]), self.targets.distances(ends))
 
     def loss(self, point: _Point, limit: float) -> float:
-        """That of the fitted samples."""
+        """Huber's loss over the fitted samples."""
         return robust_mean(point.errors[~self.held], limit)
+
+    def judges(self, point: _Point, best: _Point) -> bool:
+        """Whether the held-out samples find this point better than the best so far."""
+        limit = stray_limit(best.errors)
+        return robust_mean(point.errors[self.held], limit) < robust_mean(best.errors[self.held], limit)
 
     def step(self, point: _Point, slopes: Tensor, damping: float) -> tuple[_Point, float, Array] | None:
         """The best of a few damped Gauss-Newton steps, its damping and the Gram matrix it came from; None if none gains."""
@@ -80,9 +85,8 @@ class _Fit:
             if found is None or not self.loss(found, limit) < before:
                 return 1.0, 1.0
             tried.append((found, damping))
-            return self.loss(found, limit) / before, 1 + (step @ gram[:-1, :-1] @ step - 2 * step @ gram[:-1, -1]) / gram[
-                -1, -1
-            ]
+            change = step @ gram[:-1, :-1] @ step - 2 * step @ gram[:-1, -1]
+            return self.loss(found, limit) / before, 1 + change / gram[-1, -1]
 
         left, expected = attempt(damping)
         if tried and 1 - math.sqrt(left) >= _AS_EXPECTED * (1 - math.sqrt(max(expected, 0.0))):
@@ -105,9 +109,9 @@ def refine(
             for a first look, the last point is taken.
 
     Returns:
-        The parameters with the least error on the held-out samples among those met on the way, the start included (see
-        ``judged``), and the mean squared error of each sample, (N,), there; infinite where the model returns NaN or infinity
-        at the start already.
+        The parameters with the least error on the held-out samples, strays counted little, among those met on the way whose
+        plain mean square there is not above the start's (see ``judged``), and the mean squared error of each sample, (N,);
+        infinite where the model returns NaN or infinity at the start already.
     """
     model.enter("refine", model.counts.get("refine", 0))
     broken = start, np.full(len(targets.order), np.inf)
@@ -142,8 +146,7 @@ def refine(
             gain = _gain(fit, point, after)
             _broyden(slopes, after.offsets - point.offsets, after.reached - point.reached, gram)
             point = after
-            limit = stray_limit(best.errors)
-            if not judged or robust_mean(point.errors[held], limit) < robust_mean(best.errors[held], limit):
+            if not judged or (point.errors[held].mean() <= first.errors[held].mean() and fit.judges(point, best)):
                 best = point
             measured(steps)
             if gain < _ENOUGH:

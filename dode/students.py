@@ -126,7 +126,8 @@ def distill_students(
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate, freedom))
             starts = _screened(model, targets, candidates, freedom) if continued is None else [continued[number]]
             results = [refine(model, targets, c, freedom) for c in starts]
-            parameters, errors = _by_error(results, held)[0]
+            kept = [result for result in results if _held_error(result[1], held) <= base]
+            parameters, errors = _by_error(kept or results, held)[0]
             after = _held_error(errors, held)
             counts = {k: v - before.get(k, 0) if k in ("search", "refine") else v for k, v in model.counts.items()}
             report = Report(

@@ -14,7 +14,7 @@ from dode.errors import ParameterFileError
 from tests.test_cli import OPTIONS
 
 GUIDED = ["--model", "tests.test_cli:GuidedRing"]
-FIT = ["--evaluations", "3,4", "--guidance", "2,4", "--samples", "64", "--seed", "5"]
+FIT = ["--evaluations", "3,4", "--guidance", "1.5,2", "--samples", "64", "--seed", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_file_says_who_made_it_of_what_and_how_and_nothing_else(file: Path, ca
     assert (content.author, content.licence, content.notes) == ("me", "CC0-1.0", "for the ring")
     assert content.software.startswith("dode ")
     recipe = content.entries[0].recipe
-    assert (recipe["seed"], recipe["samples"], recipe["guidance"]) == (5, 64, (2.0, 4.0))
+    assert (recipe["seed"], recipe["samples"], recipe["guidance"]) == (5, 64, (1.5, 2.0))
     assert recipe["freedom.taps"] == 3
     assert content.entries[0].report is not None
     assert str(file.parent) not in file.read_bytes().decode("latin-1")
