@@ -233,6 +233,24 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
     assert "Go on" in panel.inner_text()
 
 
+def test_the_properties_panel_leaves_the_nodes_panels_as_they_are(tab: ComfyPage) -> None:
+    tab.build(*loading(file=EXAMPLE))
+    tab.look(LOAD)
+    width = "(outer) => outer.clientWidth"
+    before = tab.panel(LOAD).evaluate(width)
+    tab.page.evaluate("(kind) => app.canvas.selectNode(app.rootGraph.nodes.find((n) => n.comfyClass === kind))", LOAD)
+    parameters = tab.page.get_by_role("tab", name="Parameters")
+    if not parameters.is_visible():
+        tab.page.get_by_label("Toggle properties panel").click()
+    parameters.click()
+    tab.page.get_by_text(re.compile(r"^\s*inputs\s*$", re.IGNORECASE)).first.wait_for()  # those of the node
+    tab.settle()
+    assert not tab.page.get_by_text("dode_card").count()
+    tab.look(LOAD)  # draws it anew
+    assert tab.panel(LOAD).evaluate(width) == before
+    tab.shoot(f"properties-{tab.name}")
+
+
 AGAIN = """(rows) => {
   const node = app.rootGraph.nodes.find((n) => n.comfyClass === "DODEDistillSampler");
   const errors = rows.map((number, i) => ({ stage: "refine", number, before: 0.2, after: 0.2 / (i + 2) }));

@@ -24,6 +24,7 @@ export function addPlace(node, name, width) {
   const widget = node.addDOMWidget(name, "dode", outer, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true, // the host's properties panel would give it that panel's width
     margin: 6,
     getMinHeight: () => height + 12,
   });
