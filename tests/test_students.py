@@ -15,7 +15,7 @@ from dode.errors import FitError, ModelError
 from dode.metered import Metered
 from dode.numbers import Freedom, Numbers
 from dode.refine import _broyden as broyden  # pyright: ignore[reportPrivateUsage]
-from dode.refine import refine
+from dode.refine import refine, robust_mean, stray_limit, stray_weights
 from dode.sampling import Guided, sample
 from dode.students import usual_grids
 from dode.teacher import Teacher
@@ -146,6 +146,28 @@ def test_a_noise_level_at_its_upper_bound_stays_there_and_the_others_are_solved_
     for at_bound in (("sigma", 2), ("told", 2)):
         assert step[kinds.index(at_bound)] == 0
     assert all(step[p] < -0.01 for p, kind in enumerate(kinds) if kind not in (("sigma", 2), ("told", 2)))
+
+
+def test_a_step_in_which_every_number_meets_its_bound_ends_there() -> None:
+    start = Parameters("euler", 1, "data", (1.0, 0.6, 0.3, 0.0), np.zeros((3, 1)), "flow")
+    numbers = Numbers(start, Freedom(taps=0, grid=False), False, (0.001, 1.0))
+    count = len(numbers.names)
+    gram = np.eye(count + 1)
+    gram[:-1, -1] = gram[-1, :-1] = 10.0
+    step = numbers.step(gram, np.zeros(count), 0.0, 1e-9)
+    moved = numbers.parameters(step)
+    assert moved is not None
+    assert moved.model_sigmas is not None
+    assert max(moved.model_sigmas) == pytest.approx(1.0)
+
+
+def test_strays_weigh_little_and_all_others_as_they_are() -> None:
+    errors = np.array([1.0, 4.0, 1.0, 2.0, 100.0])
+    limit = stray_limit(errors)
+    assert limit == pytest.approx(2 * np.sqrt(2))
+    assert robust_mean(errors[:4], limit) == pytest.approx(2.0)
+    assert robust_mean(errors, limit) == pytest.approx((8 + 2 * limit * 10 - limit**2) / 5)
+    np.testing.assert_allclose(stray_weights(errors, limit), [1, 1, 1, 1, limit / 10])
 
 
 def test_micro_batches_do_not_change_the_result() -> None:
