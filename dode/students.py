@@ -207,12 +207,14 @@ def _screened(model: Metered, targets: Targets, candidates: list[Parameters], fr
     for candidate in candidates:
         by_grid.setdefault(candidate.sigmas, candidate)
     evaluations = candidates[0].base().evaluations
-    starts = list(by_grid.values())[: max(2, round(freedom.starts * _FEWEST / evaluations))]
+    many = min(1.0, len(targets.noise) / (2 * _FIRST_LOOK))  # with few samples short fits would cost more than the whole
+    starts = list(by_grid.values())[: max(2, round(many * freedom.starts * _FEWEST / evaluations))]
     if freedom.iterations == 0 or freedom.finalists == 1:
         return starts[:1]
-    judges = targets.held[: _FIRST_LOOK // 4]
     fitted = [i for i in range(len(targets.noise)) if i not in set(targets.held)]
-    part = targets.only(fitted[: _FIRST_LOOK - len(judges)] + judges)
+    look = round(many * _FIRST_LOOK)
+    judges = targets.held[: max(1, look // 4)]
+    part = targets.only(fitted[: max(1, look - len(judges))] + judges)
     found = []
     for start in starts:
         parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=_FIRST_STEPS), judged=False)

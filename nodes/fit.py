@@ -216,7 +216,8 @@ def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
     for n in steps:
         numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
         derivatives, trials = 0.75 * (n + numbers * n / 2), 2 * n
-        refined += 4 * freedom.starts / n * (min(16, samples) * (derivatives + 4 * trials) + samples * n)
+        short = min(16, samples / 2) * (derivatives + 4 * trials) + samples * n
+        refined += max(2, min(1, samples / 32) * 4 * freedom.starts / n) * short
         refined += freedom.finalists * freedom.iterations * samples * (derivatives + freedom.steps * trials)
     return {
         "teacher": _DENSE * samples,
