@@ -170,8 +170,10 @@ def robust_mean(errors: Array, limit: float) -> float:
     """Mean of squares up to the limit and of what grows linearly beyond it: Huber's loss.
 
     A trajectory near the border between two pictures ends in one or the other. Few such strays make up most of a mean square,
-    and their derivatives say nothing of the rest.
+    and their derivatives say nothing of the rest. Infinite if one of them is.
     """
+    if not np.isfinite(errors).all():
+        return math.inf
     return float(np.where(errors <= limit**2, errors, 2 * limit * np.sqrt(errors) - limit**2).mean())
 
 

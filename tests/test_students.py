@@ -168,6 +168,8 @@ def test_strays_weigh_little_and_all_others_as_they_are() -> None:
     assert robust_mean(errors[:4], limit) == pytest.approx(2.0)
     assert robust_mean(errors, limit) == pytest.approx((8 + 2 * limit * 10 - limit**2) / 5)
     np.testing.assert_allclose(stray_weights(errors, limit), [1, 1, 1, 1, limit / 10])
+    broken = np.full(4, np.inf)
+    assert robust_mean(broken, stray_limit(broken)) == np.inf
 
 
 def test_micro_batches_do_not_change_the_result() -> None:
