@@ -55,6 +55,12 @@ class Targets:
         """The samples in the order in which results hold them."""
         return torch.cat(self.batches).tolist()
 
+    @property
+    def fitted(self) -> list[int]:
+        """The samples that do not judge, in that order."""
+        judges = set(self.held)
+        return [i for i in self.order if i not in judges]
+
     def run(self, model: Metered, tableau: Tableau) -> Tensor:
         """Where a sampler ends, (N, …)."""
         return torch.cat([self._finish(model, b, self._begin(model, b, tableau), tableau) for b in self.batches])

@@ -48,7 +48,7 @@ class _Fit:
         self.start = start if guided or start.guidance is None else replace(start, guidance=None)
         self.numbers = Numbers(self.start, freedom, guided, targets.sigma_range)
         self.held = np.isin(targets.order, targets.held)
-        self.fitted = targets.only([i for i in targets.order if i not in set(targets.held)])
+        self.fitted = targets.only(targets.fitted)
         self.goal = sketch(targets.ends[self.fitted.order])
 
     def visit(self, offsets: Array) -> _Point | None:

@@ -33,7 +33,7 @@ TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
 _TRIED, _KEPT = (2, 8), 0.15  # samples on which all starts are compared, and then this part of them
-_FIRST_LOOK, _FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
+_FIRST_LOOK, FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
 _FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
 
 
@@ -159,6 +159,12 @@ def usual_grids(steps: int, low: float, high: float, flow: bool) -> list[Array]:
     return [schedule(name, steps, bottom, high) for name in ("karras", "exponential") for bottom in lows]
 
 
+def short_fits(freedom: Freedom, samples: int, evaluations: int) -> tuple[int, int]:
+    """How many short fits, of ``FIRST_STEPS`` steps, come before those on all samples, and on how many samples each."""
+    many = min(1.0, samples / (2 * _FIRST_LOOK))  # with few samples short fits would cost more than the whole
+    return max(2, round(many * freedom.starts * _FEWEST / evaluations)), round(many * _FIRST_LOOK)
+
+
 def _freedom(mode: str | Freedom) -> Freedom:
     if isinstance(mode, Freedom):
         return mode
@@ -188,7 +194,7 @@ def _candidates(
                 tables.setdefault(base, Parameters(name, order, form, tuple(grid.tolist()), values, coordinate))
     if not tables:
         raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
-    few = [i for i in range(len(targets.noise)) if i not in set(targets.held)][: _TRIED[1]]
+    few = targets.fitted[: _TRIED[1]]
     model.enter("search", model.counts.get("search", 0) + _TRIED[0] * sum(table.evaluations for table in tables))
     ranked = _ranked(model, targets.only(few[: _TRIED[0]]), list(tables))
     best = ranked[: max(freedom.starts, round(_KEPT * len(ranked)))]
@@ -206,18 +212,15 @@ def _screened(model: Metered, targets: Targets, candidates: list[Parameters], fr
     by_grid: dict[tuple[float, ...], Parameters] = {}
     for candidate in candidates:
         by_grid.setdefault(candidate.sigmas, candidate)
-    evaluations = candidates[0].base().evaluations
-    many = min(1.0, len(targets.noise) / (2 * _FIRST_LOOK))  # with few samples short fits would cost more than the whole
-    starts = list(by_grid.values())[: max(2, round(many * freedom.starts * _FEWEST / evaluations))]
+    count, look = short_fits(freedom, len(targets.noise), candidates[0].base().evaluations)
+    starts = list(by_grid.values())[:count]
     if freedom.iterations == 0 or freedom.finalists == 1:
         return starts[:1]
-    fitted = [i for i in range(len(targets.noise)) if i not in set(targets.held)]
-    look = round(many * _FIRST_LOOK)
     judges = targets.held[: max(1, look // 4)]
-    part = targets.only(fitted[: max(1, look - len(judges))] + judges)
+    part = targets.only(targets.fitted[: max(1, look - len(judges))] + judges)
     found = []
     for start in starts:
-        parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=_FIRST_STEPS), judged=False)
+        parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=FIRST_STEPS), judged=False)
         found.append((parameters, targets.errors(model, parameters.tableau())))
     return starts[:1] + [parameters for parameters, _ in _by_error(found)[: freedom.finalists - 1]]
 

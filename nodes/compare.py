@@ -15,7 +15,7 @@ from dode.teacher import Teacher, nested_grid
 from .cards import compared
 from .host import CATEGORY, Params, feature, io, ui
 from .latents import flat, picture_of
-from .model_info import coordinate_of, model_info, with_channels_of
+from .model_info import coordinate_of, model_info, sigma_range, with_channels_of
 from .plot import side_by_side
 from .sampler import entry_sampler
 
@@ -85,7 +85,7 @@ class DODECompare(io.ComfyNode):
         guider.set_cfg(cfg)
         coordinate = coordinate_of(model_info(model).prediction)
         fine = Teacher(reference, substeps=reference_substeps, coordinate=coordinate)
-        lowest = float(model.get_model_object("model_sampling").sigma_min)
+        lowest, _ = sigma_range(model.get_model_object("model_sampling"))
         grid, levels = parameters.parameters.sigmas, parameters.parameters.base().levels
         runs = (
             (entry_sampler(parameters, 0.0), grid),
