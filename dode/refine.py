@@ -26,7 +26,7 @@ _OTHERS = ((10.0, 0.1), (100.0, 1000.0))  # times the damping where it did not; 
 _AS_EXPECTED = 0.6  # part of the expected gain
 _ENOUGH = 0.004  # relative gain below which derivatives are no longer good; with fresh ones the fit stops there
 _FOLDS = 4
-_STRAY = 2.0  # times the median error (as a root) is that of a stray
+_STRAY, _STRAY_SAMPLES = 2.0, 64  # times the median error (as a root) is that of a stray, with up to so many samples
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,12 @@ def refine(
 
 
 def stray_limit(errors: Array) -> float:
-    """From which error on, (N,) mean squares, a sample counts as a stray: as a root, twice the median."""
-    return _STRAY * float(np.sqrt(np.median(errors)))
+    """From which error on, (N,) mean squares, a sample counts as a stray: as a root, twice the median with up to 64 samples.
+
+    With more it grows like the root of their number (adaptive Huber regression: Sun, Zhou and Fan 2020): strays then are not
+    the luck of a few, and their part of the mean square can be fitted.
+    """
+    return _STRAY * math.sqrt(max(1.0, len(errors) / _STRAY_SAMPLES)) * float(np.sqrt(np.median(errors)))
 
 
 def stray_weights(errors: Array, limit: float) -> Array:

@@ -34,6 +34,8 @@ _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
 _TRIED, _KEPT = (2, 8), 0.15  # samples on which all starts are compared, and then this part of them
 _FIRST_LOOK, FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
+_SECOND_LOOK = 32  # samples on which full fits from all starts are compared
+_EARLIER_ENDS = (0.0, 0.22, 0.4, 0.5)  # of the range, in log σ, that a schedule may leave out above 0
 _FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
 
 
@@ -125,9 +127,9 @@ def distill_students(
             before = dict(model.counts)
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate, freedom))
             starts = _screened(model, targets, candidates, freedom) if continued is None else [continued[number]]
-            results = [refine(model, targets, c, freedom) for c in starts]
+            results = _fitted(model, targets, starts, freedom)
             kept = [result for result in results if _held_error(result[1], held) <= base]
-            parameters, errors = _by_error(kept or results, held)[0]
+            parameters, errors = _by_error(kept or results)[0]
             after = _held_error(errors, held)
             counts = {k: v - before.get(k, 0) if k in ("search", "refine") else v for k, v in model.counts.items()}
             report = Report(
@@ -155,14 +157,22 @@ def usual_grids(steps: int, low: float, high: float, flow: bool) -> list[Array]:
         cosine = (0.5 - 0.5 * np.cos(np.pi * linear / high)) * high  # dense at both ends, like ComfyUI's "beta"
         blend = (linear + cosine) / 2
         return [shift * grid / (1 + (shift - 1) * grid) for grid in (linear, blend, cosine) for shift in (0.5, 1.0, 2.0, 4.0)]
-    lows = [factor * low for factor in (1, 4, 12) if factor * low < high / 8]
+    lows = [low * (high / low) ** part for part in _EARLIER_ENDS]
     return [schedule(name, steps, bottom, high) for name in ("karras", "exponential") for bottom in lows]
 
 
 def short_fits(freedom: Freedom, samples: int, evaluations: int) -> tuple[int, int]:
     """How many short fits, of ``FIRST_STEPS`` steps, come before those on all samples, and on how many samples each."""
-    many = min(1.0, samples / (2 * _FIRST_LOOK))  # with few samples short fits would cost more than the whole
-    return max(2, round(many * freedom.starts * _FEWEST / evaluations)), round(many * _FIRST_LOOK)
+    part = min(1.0, samples / (2 * _FIRST_LOOK))  # with few samples short fits would cost more than the whole
+    many = part * min(2.0, max(1.0, samples / _SECOND_LOOK))
+    return max(2, round(many * freedom.starts * _FEWEST / evaluations)), round(part * _FIRST_LOOK)
+
+
+def full_fits(freedom: Freedom, samples: int, evaluations: int) -> int:
+    """How many fits there are on all samples, or on ``_SECOND_LOOK`` if there are more and a last one on all follows."""
+    if samples <= _SECOND_LOOK:
+        return freedom.finalists
+    return max(freedom.finalists, round(samples / _SECOND_LOOK * 2 * _FEWEST / evaluations))
 
 
 def _freedom(mode: str | Freedom) -> Freedom:
@@ -197,7 +207,9 @@ def _candidates(
     few = targets.fitted[: _TRIED[1]]
     model.enter("search", model.counts.get("search", 0) + _TRIED[0] * sum(table.evaluations for table in tables))
     ranked = _ranked(model, targets.only(few[: _TRIED[0]]), list(tables))
-    best = ranked[: max(freedom.starts, round(_KEPT * len(ranked)))]
+    keys = [(tables[table].sigmas, table) for table in ranked] + [(tables[table].method, table) for table in ranked]
+    firsts = dict(reversed(keys)).values()  # of each schedule and of each solver
+    best = list(dict.fromkeys([*ranked[: round(_KEPT * len(ranked))], *firsts]))
     model.enter("search", model.counts["search"] + len(few) * sum(table.evaluations for table in best))
     return [tables[table] for table in _ranked(model, targets.only(few), best)]
 
@@ -207,13 +219,10 @@ def _ranked(model: Metered, targets: Targets, tables: list[Tableau]) -> list[Tab
 
 
 def _screened(model: Metered, targets: Targets, candidates: list[Parameters], freedom: Freedom) -> list[Parameters]:
-    """Where fits on all samples set out: the best candidate, and the best ends of short fits, on a few samples, from the best
-    solver on each schedule."""
-    by_grid: dict[tuple[float, ...], Parameters] = {}
-    for candidate in candidates:
-        by_grid.setdefault(candidate.sigmas, candidate)
-    count, look = short_fits(freedom, len(targets.noise), candidates[0].base().evaluations)
-    starts = list(by_grid.values())[:count]
+    """Where full fits set out: half of them from candidates, half from the best ends of short fits on a few samples."""
+    evaluations = candidates[0].base().evaluations
+    count, look = short_fits(freedom, len(targets.noise), evaluations)
+    starts = _varied(candidates)[:count]
     if freedom.iterations == 0 or freedom.finalists == 1:
         return starts[:1]
     judges = targets.held[: max(1, look // 4)]
@@ -222,13 +231,48 @@ def _screened(model: Metered, targets: Targets, candidates: list[Parameters], fr
     for start in starts:
         parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=FIRST_STEPS), judged=False)
         found.append((parameters, targets.errors(model, parameters.tableau())))
-    return starts[:1] + [parameters for parameters, _ in _by_error(found)[: freedom.finalists - 1]]
+    finalists = full_fits(freedom, len(targets.noise), evaluations)
+    direct = (finalists + 1) // 2
+    return starts[:direct] + [parameters for parameters, _ in _by_error(found)[: finalists - direct]]
 
 
-def _by_error(found: list[tuple[Parameters, Array]], judges: list[int] | slice = slice(None)) -> list[tuple[Parameters, Array]]:
-    """Samplers with the errors of samples, (N,), the best on the judges first; strays count little."""
+def _varied(candidates: list[Parameters]) -> list[Parameters]:
+    """One candidate for each schedule, the best first, but the solvers in turn: which start leads to the best end does not
+    show in its own error, and different ones lead to different ends."""
+    found: list[Parameters] = []
+    grids: set[tuple[float, ...]] = set()
+    left = candidates
+    while left:
+        methods: set[str] = set()
+        for candidate in left:
+            if candidate.method not in methods and candidate.sigmas not in grids:
+                found.append(candidate)
+                methods.add(candidate.method)
+                grids.add(candidate.sigmas)
+        left = [candidate for candidate in left if candidate.sigmas not in grids]
+    return found
+
+
+def _fitted(model: Metered, targets: Targets, starts: list[Parameters], freedom: Freedom) -> list[tuple[Parameters, Array]]:
+    """Ends of the fits from these starts: on part of the samples where there are many, and then the best on all of them."""
+    if len(targets.noise) <= _SECOND_LOOK:
+        return [refine(model, targets, start, freedom) for start in starts]
+    part = _part(targets, _SECOND_LOOK)
+    ends = [refine(model, part, start, freedom)[0] for start in starts]
+    found = _by_error([(end, targets.errors(model, end.tableau())) for end in ends])
+    return [refine(model, targets, found[0][0], freedom), *found]
+
+
+def _part(targets: Targets, size: int) -> Targets:
+    """The same for the first few samples, of which the same share judge."""
+    judges = targets.held[: max(1, round(size * len(targets.held) / len(targets.noise)))]
+    return targets.only(targets.fitted[: max(1, size - len(judges))] + judges)
+
+
+def _by_error(found: list[tuple[Parameters, Array]]) -> list[tuple[Parameters, Array]]:
+    """Samplers with the errors of samples, (N,), the best first; strays count little."""
     limit = min(stray_limit(errors) for _, errors in found)
-    return sorted(found, key=lambda each: robust_mean(each[1][judges], limit))
+    return sorted(found, key=lambda each: robust_mean(each[1], limit))
 
 
 def _beaten(model: Metered, targets: Targets, candidates: list[Parameters]) -> tuple[list[Parameters], float]:
