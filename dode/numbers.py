@@ -27,8 +27,8 @@ class Freedom:
         model_sigmas: the noise level that the model is told.
         iterations: times that all derivatives are computed, at most; they are the costly part.
         steps: that are taken with the same derivatives, at most.
-        starts: schedules, each with its best solver, from which a fit on a few samples sets out; fewer above four evaluations.
-        finalists: fits on all samples, of which the best end is taken: from the best solver and schedule, and from the best
+        starts: schedules, each with one solver, from which a fit on a few samples sets out; see ``dode.students.rounds``.
+        finalists: fits to the end, of which the best is taken, half of them from undistilled solvers and half from the best
             ends of the short fits. With one there are no short fits.
     """
 

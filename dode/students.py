@@ -6,6 +6,7 @@ has to beat; then all of its numbers are fitted so that it ends where the teache
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
 _TRIED, _KEPT = (2, 8), 0.15  # samples on which all starts are compared, and then this part of them
 _FIRST_LOOK, FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
+_MOST_SHORT = 2  # times as many short fits, where there are many samples
 _SECOND_LOOK = 32  # samples on which full fits from all starts are compared
 _EARLIER_ENDS = (0.0, 0.22, 0.4, 0.5)  # of the range, in log σ, that a schedule may leave out above 0
 _FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
@@ -126,7 +128,7 @@ def distill_students(
         for number, budget in enumerate(evaluations):
             before = dict(model.counts)
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate, freedom))
-            starts = _screened(model, targets, candidates, freedom) if continued is None else [continued[number]]
+            starts = _starts(model, targets, candidates, freedom) if continued is None else [continued[number]]
             results = _fitted(model, targets, starts, freedom)
             kept = [result for result in results if _held_error(result[1], held) <= base]
             parameters, errors = _by_error(kept or results)[0]
@@ -161,18 +163,34 @@ def usual_grids(steps: int, low: float, high: float, flow: bool) -> list[Array]:
     return [schedule(name, steps, bottom, high) for name in ("karras", "exponential") for bottom in lows]
 
 
-def short_fits(freedom: Freedom, samples: int, evaluations: int) -> tuple[int, int]:
-    """How many short fits, of ``FIRST_STEPS`` steps, come before those on all samples, and on how many samples each."""
-    part = min(1.0, samples / (2 * _FIRST_LOOK))  # with few samples short fits would cost more than the whole
-    many = part * min(2.0, max(1.0, samples / _SECOND_LOOK))
-    return max(2, round(many * freedom.starts * _FEWEST / evaluations)), round(part * _FIRST_LOOK)
+class Rounds(NamedTuple):
+    """The fits for one number of evaluations, in rounds: how many, and on how many samples each.
+
+    Attributes:
+        short: fits of ``FIRST_STEPS`` steps.
+        full: fits from the best of those, and from undistilled solvers.
+        last: 1 if the best end is fitted once more, on all samples, since the full fits had only part of them.
+    """
+
+    short: int
+    short_samples: int
+    full: int
+    full_samples: int
+    last: int
 
 
-def full_fits(freedom: Freedom, samples: int, evaluations: int) -> int:
-    """How many fits there are on all samples, or on ``_SECOND_LOOK`` if there are more and a last one on all follows."""
+def rounds(freedom: Freedom, samples: int, evaluations: int) -> Rounds:
+    """How the samples are shared out. With many more fits set out, since each of them is cheap beside the last; with few
+    samples, or many evaluations, fewer do."""
+    part, many = min(1.0, samples / (2 * _FIRST_LOOK)), max(1.0, samples / _SECOND_LOOK)
+    fewer = _FEWEST / evaluations
+    short = max(2, round(part * min(many, _MOST_SHORT) * freedom.starts * fewer))
+    if freedom.iterations == 0 or freedom.finalists == 1:
+        return Rounds(0, 0, 1, samples, 0)
     if samples <= _SECOND_LOOK:
-        return freedom.finalists
-    return max(freedom.finalists, round(samples / _SECOND_LOOK * 2 * _FEWEST / evaluations))
+        return Rounds(short, round(part * _FIRST_LOOK), freedom.finalists, samples, 0)
+    full = max(freedom.finalists, round(many * freedom.finalists * fewer))
+    return Rounds(short, _FIRST_LOOK, full, _SECOND_LOOK, 1)
 
 
 def _freedom(mode: str | Freedom) -> Freedom:
@@ -218,22 +236,14 @@ def _ranked(model: Metered, targets: Targets, tables: list[Tableau]) -> list[Tab
     return sorted(tables, key=lambda table: float(targets.errors(model, table).mean()))
 
 
-def _screened(model: Metered, targets: Targets, candidates: list[Parameters], freedom: Freedom) -> list[Parameters]:
+def _starts(model: Metered, targets: Targets, candidates: list[Parameters], freedom: Freedom) -> list[Parameters]:
     """Where full fits set out: half of them from candidates, half from the best ends of short fits on a few samples."""
-    evaluations = candidates[0].base().evaluations
-    count, look = short_fits(freedom, len(targets.noise), evaluations)
-    starts = _varied(candidates)[:count]
-    if freedom.iterations == 0 or freedom.finalists == 1:
-        return starts[:1]
-    judges = targets.held[: max(1, look // 4)]
-    part = targets.only(targets.fitted[: max(1, look - len(judges))] + judges)
-    found = []
-    for start in starts:
-        parameters, _ = refine(model, part, start, replace(freedom, iterations=1, steps=FIRST_STEPS), judged=False)
-        found.append((parameters, targets.errors(model, parameters.tableau())))
-    finalists = full_fits(freedom, len(targets.noise), evaluations)
-    direct = (finalists + 1) // 2
-    return starts[:direct] + [parameters for parameters, _ in _by_error(found)[: finalists - direct]]
+    plan = rounds(freedom, len(targets.noise), candidates[0].base().evaluations)
+    starts, direct = _varied(candidates), (plan.full + 1) // 2
+    part, brief = _part(targets, plan.short_samples), replace(freedom, iterations=1, steps=FIRST_STEPS)
+    ends = [refine(model, part, start, brief, judged=False)[0] for start in starts[: plan.short]]
+    found = [(end, targets.errors(model, end.tableau())) for end in ends]
+    return starts[:direct] + [parameters for parameters, _ in _by_error(found)[: plan.full - direct]]
 
 
 def _varied(candidates: list[Parameters]) -> list[Parameters]:
@@ -255,23 +265,24 @@ def _varied(candidates: list[Parameters]) -> list[Parameters]:
 
 def _fitted(model: Metered, targets: Targets, starts: list[Parameters], freedom: Freedom) -> list[tuple[Parameters, Array]]:
     """Ends of the fits from these starts: on part of the samples where there are many, and then the best on all of them."""
-    if len(targets.noise) <= _SECOND_LOOK:
+    plan = rounds(freedom, len(targets.noise), starts[0].base().evaluations)
+    if len(starts) == 1 or not plan.last:
         return [refine(model, targets, start, freedom) for start in starts]
-    part = _part(targets, _SECOND_LOOK)
+    part = _part(targets, plan.full_samples)
     ends = [refine(model, part, start, freedom)[0] for start in starts]
     found = _by_error([(end, targets.errors(model, end.tableau())) for end in ends])
     return [refine(model, targets, found[0][0], freedom), *found]
 
 
 def _part(targets: Targets, size: int) -> Targets:
-    """The same for the first few samples, of which the same share judge."""
+    """The same for the first few samples, of which the same share judges."""
     judges = targets.held[: max(1, round(size * len(targets.held) / len(targets.noise)))]
     return targets.only(targets.fitted[: max(1, size - len(judges))] + judges)
 
 
 def _by_error(found: list[tuple[Parameters, Array]]) -> list[tuple[Parameters, Array]]:
     """Samplers with the errors of samples, (N,), the best first; strays count little."""
-    limit = min(stray_limit(errors) for _, errors in found)
+    limit = min((stray_limit(errors) for _, errors in found), default=0.0)
     return sorted(found, key=lambda each: robust_mean(each[1], limit))
 
 

@@ -13,7 +13,7 @@ from dode.errors import DodeError
 from dode.methods import build_tableau
 from dode.parameter_file import Entry, Recipe, check_capacity
 from dode.schedules import usual_schedule
-from dode.students import FIRST_STEPS, MODES, SOLVERS, distill_students, short_fits, usual_grids
+from dode.students import FIRST_STEPS, MODES, SOLVERS, distill_students, rounds, usual_grids
 from dode.tableau import check_sigmas
 from dode.teacher import Teacher
 
@@ -216,9 +216,9 @@ def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
     for n in steps:
         numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
         derivatives, trials = 0.75 * (n + numbers * n / 2), 2 * n
-        count, look = short_fits(freedom, samples, n)
-        refined += count * (look * (derivatives + FIRST_STEPS * trials) + samples * n)
-        refined += freedom.finalists * freedom.iterations * samples * (derivatives + freedom.steps * trials)
+        plan, whole = rounds(freedom, samples, n), freedom.iterations * (derivatives + freedom.steps * trials)
+        refined += plan.short * (plan.short_samples * (derivatives + FIRST_STEPS * trials) + samples * n)
+        refined += (plan.full * plan.full_samples + plan.last * samples) * whole
     return {
         "teacher": _DENSE * samples,
         "check": _DENSE * samples // 8,

@@ -17,7 +17,8 @@ from dode.numbers import Freedom, Numbers
 from dode.refine import _broyden as broyden  # pyright: ignore[reportPrivateUsage]
 from dode.refine import refine, robust_mean, stray_limit, stray_weights
 from dode.sampling import Guided, sample
-from dode.students import usual_grids
+from dode.students import _varied as varied  # pyright: ignore[reportPrivateUsage]
+from dode.students import rounds, usual_grids
 from dode.teacher import Teacher
 
 RANGE = {"log_sigma": (0.02, 20.0), "flow": (0.001, 1.0)}
@@ -170,6 +171,42 @@ def test_strays_weigh_little_and_all_others_as_they_are() -> None:
     np.testing.assert_allclose(stray_weights(errors, limit), [1, 1, 1, 1, limit / 10])
     broken = np.full(4, np.inf)
     assert robust_mean(broken, stray_limit(broken)) == np.inf
+
+
+def test_with_many_samples_strays_weigh_more() -> None:
+    errors = np.array([1.0, 4.0, 1.0, 2.0, 2.0, 2.0, 100.0, 2.0])
+    few, many = np.tile(errors, 8), np.tile(errors, 32)
+    assert stray_limit(few) == pytest.approx(stray_limit(errors))
+    assert stray_limit(many) == pytest.approx(2 * stray_limit(few))
+    assert robust_mean(many, stray_limit(many)) > robust_mean(few, stray_limit(few))
+
+
+def test_fits_set_out_from_each_schedule_with_the_solvers_in_turn() -> None:
+    def start(method: str, last: float) -> Parameters:
+        order = 1 if method == "euler" else 2
+        return Parameters(method, order, "data", (10.0, 1.0, last, 0.0), np.zeros((3, 1)))
+
+    ranked = [start("ipndm", 0.1), start("ipndm", 0.2), start("euler", 0.1), start("ipndm", 0.3), start("euler", 0.3)]
+    assert varied(ranked) == [ranked[0], ranked[4], ranked[1]]
+
+
+def test_with_many_samples_more_fits_set_out_on_part_of_them() -> None:
+    freedom = Freedom()
+    assert rounds(freedom, 32, 4) == (6, 16, 2, 32, 0)
+    assert rounds(freedom, 8, 4) == (2, 4, 2, 8, 0)
+    assert rounds(freedom, 256, 4) == (12, 16, 16, 32, 1)
+    assert rounds(freedom, 256, 8) == (6, 16, 8, 32, 1)
+    assert rounds(Freedom(finalists=1), 256, 8) == (0, 0, 1, 256, 0)
+    seen: list[int] = []
+
+    def watched(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(len(x))
+        return ring()(x, sigma)
+
+    (found,) = fit(watched, 48, micro_batch=48, mode=Freedom(starts=2, iterations=1))
+    assert found.report.error_distilled < 0.8 * found.report.error_base
+    assert seen.count(32) > 50  # the fits on part of the samples
+    assert seen.count(48) > 50  # and the one on all of them
 
 
 def test_micro_batches_do_not_change_the_result() -> None:
