@@ -34,7 +34,7 @@ TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
 _SUBSTEPS, _MOST_SUBSTEPS = 6, 48
 _TEACHER_TOLERANCE = 0.005  # of the spread of the teacher's ends
 _TRIED, _KEPT = (2, 8), 0.15  # samples on which all starts are compared, and then this part of them
-_FIRST_LOOK, FIRST_STEPS = 16, 4  # samples and steps of the short fits from the best solver of each schedule
+_FIRST_LOOK, FIRST_STEPS = 16, 4  # samples and steps of the short fits, one from each schedule
 _MOST_SHORT = 2  # times as many short fits, where there are many samples
 _SECOND_LOOK = 32  # samples on which full fits from all starts are compared
 _EARLIER_ENDS = (0.0, 0.22, 0.4, 0.5)  # of the range, in log σ, that a schedule may leave out above 0
@@ -127,7 +127,7 @@ def distill_students(
         targets = Targets(noise, start, run(fine, batches), sigma_range, batches, held)
         for number, budget in enumerate(evaluations):
             before = dict(model.counts)
-            candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate, freedom))
+            candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate))
             starts = _starts(model, targets, candidates, freedom) if continued is None else [continued[number]]
             results = _fitted(model, targets, starts, freedom)
             kept = [result for result in results if _held_error(result[1], held) <= base]
@@ -208,7 +208,6 @@ def _candidates(
     solvers: Sequence[str],
     grids: Callable[[int], Sequence[Array]],
     coordinate: str,
-    freedom: Freedom,
 ) -> list[Parameters]:
     """Undistilled solvers with this many evaluations, the best on the fitted samples first."""
     tables: dict[Tableau, Parameters] = {}
