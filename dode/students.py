@@ -169,6 +169,7 @@ class Rounds(NamedTuple):
     Attributes:
         short: fits of ``FIRST_STEPS`` steps.
         full: fits from the best of those, and from undistilled solvers.
+        full_iterations: times that each of them computes all derivatives, at most.
         last: 1 if the best end is fitted once more, on all samples, since the full fits had only part of them.
     """
 
@@ -176,6 +177,7 @@ class Rounds(NamedTuple):
     short_samples: int
     full: int
     full_samples: int
+    full_iterations: int
     last: int
 
 
@@ -186,11 +188,12 @@ def rounds(freedom: Freedom, samples: int, evaluations: int) -> Rounds:
     fewer = _FEWEST / evaluations
     short = max(2, round(part * min(many, _MOST_SHORT) * freedom.starts * fewer))
     if freedom.iterations == 0 or freedom.finalists == 1:
-        return Rounds(0, 0, 1, samples, 0)
+        return Rounds(0, 0, 1, samples, freedom.iterations, 0)
+    half = (freedom.iterations + 1) // 2
     if samples <= _SECOND_LOOK:
-        return Rounds(short, round(part * _FIRST_LOOK), freedom.finalists, samples, 0)
+        return Rounds(short, round(part * _FIRST_LOOK), freedom.finalists, samples, half, 0)
     full = max(freedom.finalists, round(many * freedom.finalists * fewer))
-    return Rounds(short, _FIRST_LOOK, full, _SECOND_LOOK, 1)
+    return Rounds(short, _FIRST_LOOK, full, _SECOND_LOOK, half, 1)
 
 
 def _freedom(mode: str | Freedom) -> Freedom:
@@ -265,10 +268,13 @@ def _varied(candidates: list[Parameters]) -> list[Parameters]:
 def _fitted(model: Metered, targets: Targets, starts: list[Parameters], freedom: Freedom) -> list[tuple[Parameters, Array]]:
     """Ends of the fits from these starts: on part of the samples where there are many, and then the best on all of them."""
     plan = rounds(freedom, len(targets.noise), starts[0].base().evaluations)
-    if len(starts) == 1 or not plan.last:
-        return [refine(model, targets, start, freedom) for start in starts]
+    if len(starts) == 1:
+        return [refine(model, targets, starts[0], freedom)]
+    first = replace(freedom, iterations=plan.full_iterations)
+    if not plan.last:
+        return [refine(model, targets, start, first) for start in starts]
     part = _part(targets, plan.full_samples)
-    ends = [refine(model, part, start, freedom)[0] for start in starts]
+    ends = [refine(model, part, start, first)[0] for start in starts]
     found = _by_error([(end, targets.errors(model, end.tableau())) for end in ends])
     return [refine(model, targets, found[0][0], freedom), *found]
 

@@ -216,9 +216,9 @@ def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
     for n in steps:
         numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
         derivatives, trials = 0.75 * (n + numbers * n / 2), 2 * n
-        plan, whole = rounds(freedom, samples, n), freedom.iterations * (derivatives + freedom.steps * trials)
+        plan, once = rounds(freedom, samples, n), derivatives + freedom.steps * trials
         refined += plan.short * (plan.short_samples * (derivatives + FIRST_STEPS * trials) + samples * n)
-        refined += (plan.full * plan.full_samples + plan.last * samples) * whole
+        refined += plan.full * plan.full_iterations * plan.full_samples * once + plan.last * freedom.iterations * samples * once
     return {
         "teacher": _DENSE * samples,
         "check": _DENSE * samples // 8,
