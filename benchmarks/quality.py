@@ -4,7 +4,7 @@
     python benchmarks/quality.py --mode full --models embedded --guidance 3 --output OUT/embedded_3     a part of the whole
     python benchmarks/quality.py --merge OUT/*/quality.json --output OUT                                the parts in one report
     python benchmarks/quality.py --study samples --output OUT                                           another question
-    python benchmarks/quality.py --frechet 10000 --output OUT
+    python benchmarks/quality.py --frechet 10000 --shortlist OUT/quality.json --output OUT             of that report's samplers
 
 Each run writes JSON, a table in Markdown and plots into its folder.
 """

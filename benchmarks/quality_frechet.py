@@ -7,7 +7,9 @@ due to the number of samples.
 """
 
 import argparse
+import json
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import BenchModel, embedded
-from benchmarks.quality_cells import Plan, fit, torch_settings, trial
+from benchmarks.quality_cells import Plan, restored, torch_settings
 from benchmarks.quality_report import table
-from benchmarks.stock_search import run_stock, run_table, search
+from benchmarks.stock_search import candidates, run_stock, run_table
 from dode.demo.pictures import CLASSES, draw
 from dode.methods import build_tableau
 from dode.schedules import schedule
 
-DIRECTIONS, REFERENCE_STEPS, SEED = 64, 25, 5000
+DIRECTIONS, REFERENCE_STEPS, SEED = 64, 18, 5000  # EDM's steps for pictures of this size
+
+Cell = dict[str, Any]
+Features = Callable[[Tensor], Tensor]
 
 
 def true_pictures(count: int, seed: int) -> Tensor:
@@ -41,13 +46,10 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a.mean(0) - b.mean(0)).square().sum() + first.trace() + second.trace() - 2 * cross)
 
 
-def _rows(model: BenchModel, guidance: float, count: int, plan: Plan, basis: Tensor, mean: Tensor, true: Tensor) -> Any:
-    noise, extra = model.noise(count, SEED), model.extra_args()
+def _rows(model: BenchModel, guidance: float, cells: list[Cell], true: Tensor, features: Features) -> Iterator[Cell]:
+    noise, extra = model.noise(len(true), SEED), model.extra_args()
 
-    def features(samples: Tensor) -> Tensor:
-        return (samples.cpu().double().flatten(1) - mean) @ basis
-
-    def row(name: str, evaluations: int, samples: Tensor) -> dict[str, Any]:
+    def row(name: str, evaluations: int, samples: Tensor) -> Cell:
         found = features(samples)
         return {
             "guidance": guidance,
@@ -61,30 +63,43 @@ def _rows(model: BenchModel, guidance: float, count: int, plan: Plan, basis: Ten
     reference = run_table(model, guidance, build, noise, extra)
     exact = features(reference)
     yield row("reference", build.evaluations, reference)
-    on = trial(model, guidance, plan)
-    fits = {mode: fit(model, guidance, plan, mode) for mode in plan.modes}
-    for number, evaluations in enumerate(plan.evaluations):
-        names = plan.finalists(model.name, guidance, evaluations)
-        best = search(model, guidance, evaluations, on.noise, on.reference, on.extra_args, names)
-        samples, _ = run_stock(model, guidance, best.candidate, noise, extra)
-        yield row(f"stock: {best.candidate.name}", evaluations, samples)
-        for mode, results in fits.items():
-            tableau = results[number].parameters.tableau()
-            yield row(f"distilled, {mode}", evaluations, run_table(model, guidance, tableau, noise, extra, guided=True))
+    for cell in cells:
+        evaluations, name = cell["evaluations"], cell["stock"]["name"]
+        (best,) = candidates(model, evaluations, (name,))
+        yield row(f"stock: {name}", evaluations, run_stock(model, guidance, best, noise, extra)[0])
+        for mode, fitted in cell["distilled"].items():
+            tableau = restored(fitted["parameters"]).tableau()
+            samples = run_table(model, guidance, tableau, noise, extra, guided=True)
+            yield row(f"distilled, {mode}", evaluations, samples)
 
 
 def frechet(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], str]:
-    """Reference, best stock sampler and distilled ones at each number of evaluations: the report, as JSON and in Markdown."""
+    """Reference, and the best stock sampler and the distilled ones of an earlier report: the report, as JSON and in Markdown.
+
+    Raises:
+        SystemExit: no earlier report was given, or it has none of the cells.
+    """
     started, count = time.time(), options.frechet
+    if options.shortlist is None:
+        raise SystemExit("--frechet measures the samplers of an earlier report: give it with --shortlist JSON.")
+    report = json.loads(options.shortlist.read_text(encoding="utf-8"))["cells"]
+    chosen = [c for c in report if c["model"] == "embedded" and c["evaluations"] in plan.evaluations]
     model = embedded(torch.device(options.device))
     mine, others = true_pictures(count, 1), true_pictures(count, 2)
     mean = mine.mean(0)
     basis = torch.linalg.eigh(torch.cov(mine.T))[1][:, -DIRECTIONS:]
     true = (mine - mean) @ basis
     floor = distance((others - mean) @ basis, true)
-    rows: list[dict[str, Any]] = []
+
+    def features(samples: Tensor) -> Tensor:
+        return (samples.cpu().double().flatten(1) - mean) @ basis
+
+    rows: list[Cell] = []
     for guidance in plan.guidances:
-        for row in _rows(model, guidance, count, plan, basis, mean, true):
+        cells = [cell for cell in chosen if cell["guidance"] == guidance]
+        if not cells:
+            raise SystemExit(f"{options.shortlist} has no such cells of the embedded model at guidance {guidance:g}.")
+        for row in _rows(model, guidance, cells, true, features):
             rows.append(row)
             print(row, flush=True)
     explained = float(np.square(true.std(0)).sum() / mine.var(0).sum())
@@ -98,11 +113,11 @@ def frechet(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], st
         "rows": rows,
     }
     heads = ["guidance", "sampler", "NFE", "to true pictures", "to the reference"]
-    cells = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in r.items()] for r in rows]
+    texts = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in r.items()] for r in rows]
     text = ["# Fréchet distance on the embedded model", f"    {options.command}", (__doc__ or "").partition("\n\n")[2].strip()]
     text.append(
         f"{count} pictures on each side; the directions hold {explained:.0%} of the variance. True pictures against other true "
-        f"ones: {floor:.4f}. Reference: {REFERENCE_STEPS} steps of Heun's method. Stock: the sampler that is nearest to the "
-        f"converged solution on {plan.test_samples} test samples."
+        f"ones: {floor:.4f}. Reference: {REFERENCE_STEPS} steps of Heun's method on Karras's noise levels. Stock and distilled "
+        f"samplers are those of `{options.shortlist.as_posix()}`."
     )
-    return result, "\n\n".join([*text, table(heads, cells)]) + "\n"
+    return result, "\n\n".join([*text, table(heads, texts)]) + "\n"
