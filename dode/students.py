@@ -38,6 +38,7 @@ _FIRST_LOOK, FIRST_STEPS = 16, 4  # samples and steps of the short fits, one fro
 _MOST_SHORT = 2  # times as many short fits, where there are many samples
 _SECOND_LOOK = 32  # samples on which full fits from all starts are compared
 _EARLIER_ENDS = (0.0, 0.22, 0.4, 0.5)  # of the range, in log σ, that a schedule may leave out above 0
+_JUMPS = (0.17, 0.25)  # of that range, which the first step may take at once
 _FEWEST = 4  # evaluations up to which all starts get that look; with more it costs more, and fewer do
 
 
@@ -153,14 +154,22 @@ def distill_students(
 
 
 def usual_grids(steps: int, low: float, high: float, flow: bool) -> list[Array]:
-    """Schedules to start from: with fewer steps than they were made for, most do better if they end early."""
+    """Schedules to start from. With few steps most do better if they end early, and where the highest level is so high that
+    the model sees nothing but noise there, if the next one is far lower."""
     if flow:
         linear = schedule("linear", steps, low, high)
         cosine = (0.5 - 0.5 * np.cos(np.pi * linear / high)) * high  # dense at both ends, like ComfyUI's "beta"
         blend = (linear + cosine) / 2
         return [shift * grid / (1 + (shift - 1) * grid) for grid in (linear, blend, cosine) for shift in (0.5, 1.0, 2.0, 4.0)]
-    lows = [low * (high / low) ** part for part in _EARLIER_ENDS]
-    return [schedule(name, steps, bottom, high) for name in ("karras", "exponential") for bottom in lows]
+
+    def level(part: float) -> float:
+        return low * (high / low) ** part
+
+    karras = [schedule("karras", steps, level(end), high) for end in _EARLIER_ENDS[:3]]
+    exponential = [schedule("exponential", steps, level(end), high) for end in _EARLIER_ENDS[1:]]
+    tops = [level(1 - jump) for jump in _JUMPS if steps > 1]
+    after = [schedule("exponential", steps - 1, level(end), top) for top in tops for end in _EARLIER_ENDS[1:3]]
+    return [*karras, *exponential, *(np.concatenate([[high], grid]) for grid in after)]
 
 
 class Rounds(NamedTuple):
