@@ -19,6 +19,7 @@ from dode.refine import refine, robust_mean, stray_limit, stray_weights
 from dode.sampling import Guided, sample
 from dode.students import _varied as varied  # pyright: ignore[reportPrivateUsage]
 from dode.students import rounds, usual_grids
+from dode.tableau import check_sigmas
 from dode.teacher import Teacher
 
 RANGE = {"log_sigma": (0.02, 20.0), "flow": (0.001, 1.0)}
@@ -188,6 +189,18 @@ def test_fits_set_out_from_each_schedule_with_the_solvers_in_turn() -> None:
 
     ranked = [start("ipndm", 0.1), start("ipndm", 0.2), start("euler", 0.1), start("ipndm", 0.3), start("euler", 0.3)]
     assert varied(ranked) == [ranked[0], ranked[4], ranked[1]]
+
+
+def test_schedules_to_start_from_end_early_or_begin_with_a_long_step() -> None:
+    grids = []
+    for steps in (1, 2, 3, 8):
+        grids = usual_grids(steps, 0.02, 80.0, flow=False)
+        assert all(len(check_sigmas(grid)) == steps + 1 and grid[0] == 80 and grid[-1] == 0 for grid in grids)
+    lowest = {round(float(grid[-2]), 3) for grid in grids}
+    assert len(lowest) == 4
+    assert min(lowest) == 0.02
+    first_steps = [float(np.log(grid[0] / grid[1]) / np.log(grid[1] / grid[2])) for grid in grids]
+    assert sum(ratio > 2 for ratio in first_steps) >= 2
 
 
 def test_with_many_samples_more_fits_set_out_on_part_of_them() -> None:
