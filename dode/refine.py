@@ -100,18 +100,19 @@ class _Fit:
 
 
 def refine(
-    model: Metered, targets: Targets, start: Parameters, freedom: Freedom, judged: bool = True
+    model: Metered, targets: Targets, start: Parameters, freedom: Freedom, judged: bool = True, ceiling: float = math.inf
 ) -> tuple[Parameters, Array]:
     """Fit a sampler's numbers so that it ends where the teacher ends.
 
     Args:
         judged: the held-out samples choose among the points met on the way, and the progress is told of each. Without them,
-            for a first look, the last point is taken.
+            where many fits compete on few samples, the last point is taken.
+        ceiling: the RMS error on the held-out samples, strays and all, above which no point is taken.
 
     Returns:
-        The parameters with the least error on the held-out samples, strays counted little, among those met on the way whose
-        plain mean square there is not above the start's (see ``judged``), and the mean squared error of each sample, (N,);
-        infinite where the model returns NaN or infinity at the start already.
+        The parameters with the least error on the held-out samples, strays counted little, among the start and those met on
+        the way that stay below the ceiling (see ``judged``), and the mean squared error of each sample, (N,); infinite where
+        the model returns NaN or infinity at the start already.
     """
     model.enter("refine", model.counts.get("refine", 0))
     broken = start, np.full(len(targets.order), np.inf)
@@ -146,7 +147,7 @@ def refine(
             gain = _gain(fit, point, after)
             _broyden(slopes, after.offsets - point.offsets, after.reached - point.reached, gram)
             point = after
-            if not judged or (point.errors[held].mean() <= first.errors[held].mean() and fit.judges(point, best)):
+            if not judged or (point.errors[held].mean() <= ceiling**2 and fit.judges(point, best)):
                 best = point
             measured(steps)
             if gain < _ENOUGH:

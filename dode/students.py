@@ -130,7 +130,7 @@ def distill_students(
             before = dict(model.counts)
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate))
             starts = _starts(model, targets, candidates, freedom) if continued is None else [continued[number]]
-            results = _fitted(model, targets, starts, freedom)
+            results = _fitted(model, targets, starts, freedom, base)
             kept = [result for result in results if _held_error(result[1], held) <= base]
             parameters, errors = _by_error(kept or results)[0]
             after = _held_error(errors, held)
@@ -274,18 +274,23 @@ def _varied(candidates: list[Parameters]) -> list[Parameters]:
     return found
 
 
-def _fitted(model: Metered, targets: Targets, starts: list[Parameters], freedom: Freedom) -> list[tuple[Parameters, Array]]:
-    """Ends of the fits from these starts: on part of the samples where there are many, and then the best on all of them."""
+def _fitted(
+    model: Metered, targets: Targets, starts: list[Parameters], freedom: Freedom, base: float
+) -> list[tuple[Parameters, Array]]:
+    """Ends of the fits from these starts: on part of the samples where there are many, and then the best on all of them.
+
+    On part of them nothing judges but, at the end, all: among few samples one stray would stop a fit that is better elsewhere.
+    """
     plan = rounds(freedom, len(targets.noise), starts[0].base().evaluations)
     if len(starts) == 1:
-        return [refine(model, targets, starts[0], freedom)]
+        return [refine(model, targets, starts[0], freedom, ceiling=base)]
     first = replace(freedom, iterations=plan.full_iterations)
     if not plan.last:
-        return [refine(model, targets, start, first) for start in starts]
+        return [refine(model, targets, start, first, ceiling=base) for start in starts]
     part = _part(targets, plan.full_samples)
-    ends = [refine(model, part, start, first)[0] for start in starts]
+    ends = [refine(model, part, start, first, judged=False)[0] for start in starts]
     found = _by_error([(end, targets.errors(model, end.tableau())) for end in ends])
-    return [refine(model, targets, found[0][0], freedom), *found]
+    return [refine(model, targets, found[0][0], freedom, ceiling=base), *found]
 
 
 def _part(targets: Targets, size: int) -> Targets:
