@@ -281,6 +281,22 @@ def test_nothing_is_kept_that_does_not_help_the_held_out_samples() -> None:
     parameters, errors = refine(model, targets, start, FREEDOM)
     assert parameters == start
     assert errors[:2].max() < 1e-20
+    unjudged, _ = refine(model, targets, start, FREEDOM, judged=False)
+    assert unjudged != start
+
+
+def test_no_point_is_kept_above_the_ceiling() -> None:
+    unit = noise(32)
+    model = Metered(ring(), None, torch.device("cpu"), None)
+    start = Parameters("euler", 1, "data", (20.0, 2.0, 0.3, 0.0), np.zeros((3, 1)))
+    fine = Teacher("ipndm", 4, 40).tableau(np.array(start.sigmas))
+    ends = sample(ring(), unit * 20.0, fine)
+    targets = Targets(unit, lambda z, sigma: z * sigma, ends, (0.02, 20.0), [torch.arange(32)], list(range(8)))
+    parameters, errors = refine(model, targets, start, FREEDOM)
+    reached = float(np.sqrt(errors[:8].mean()))
+    assert parameters != start
+    assert refine(model, targets, start, FREEDOM, ceiling=0.99 * reached)[0] != parameters
+    assert refine(model, targets, start, FREEDOM, ceiling=0.0)[0] == start
 
 
 @pytest.mark.parametrize(
