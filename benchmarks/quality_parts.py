@@ -16,7 +16,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "noise levels alone": {"taps": 0, "guidance": 0, "model_sigmas": False},
     "differences alone": {"grid": False, "start": False, "guidance": 0, "model_sigmas": False},
     "one start": {"starts": 1},
-    "derivatives twice": {"iterations": 3},
+    "derivatives more often": {"iterations": 3},
 }
 
 
