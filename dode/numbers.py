@@ -25,8 +25,8 @@ class Freedom:
         start: the first noise level too; the noise is scaled along. It moves down only.
         guidance: taps of the guidance channel, where the model gives both outputs.
         model_sigmas: the noise level that the model is told.
-        iterations: times that the last fit computes all derivatives, at most; they are the costly part. Fits that compete with
-            others do so half as often.
+        iterations: times that a fit computes all derivatives, at most; they are the costly part. With few samples, where no
+            last fit follows, the fits that compete do so half as often.
         steps: that are taken with the same derivatives, at most.
         starts: schedules, each with one solver, from which a fit on a few samples sets out; see ``dode.students.rounds``.
         finalists: fits to the end, of which the best is taken, half of them from undistilled solvers and half from the best

@@ -191,18 +191,17 @@ class Rounds(NamedTuple):
 
 
 def rounds(freedom: Freedom, samples: int, evaluations: int) -> Rounds:
-    """How the samples are shared out. With many more fits set out, since each of them is cheap beside the last; with few
-    samples, or many evaluations, fewer do."""
+    """How the samples are shared out. With many more fits set out, and compute all derivatives as often as the last one, since
+    each of them is cheap beside that; with few samples, or many evaluations, fewer do."""
     part, many = min(1.0, samples / (2 * _FIRST_LOOK)), max(1.0, samples / _SECOND_LOOK)
     fewer = _FEWEST / evaluations
     short = max(2, round(part * min(many, _MOST_SHORT) * freedom.starts * fewer))
     if freedom.iterations == 0 or freedom.finalists == 1:
         return Rounds(0, 0, 1, samples, freedom.iterations, 0)
-    half = (freedom.iterations + 1) // 2
     if samples <= _SECOND_LOOK:
-        return Rounds(short, round(part * _FIRST_LOOK), freedom.finalists, samples, half, 0)
+        return Rounds(short, round(part * _FIRST_LOOK), freedom.finalists, samples, (freedom.iterations + 1) // 2, 0)
     full = max(freedom.finalists, round(many * freedom.finalists * fewer))
-    return Rounds(short, _FIRST_LOOK, full, _SECOND_LOOK, half, 1)
+    return Rounds(short, _FIRST_LOOK, full, _SECOND_LOOK, freedom.iterations, 1)
 
 
 def _freedom(mode: str | Freedom) -> Freedom:

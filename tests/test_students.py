@@ -207,8 +207,8 @@ def test_with_many_samples_more_fits_set_out_on_part_of_them() -> None:
     freedom = Freedom()
     assert rounds(freedom, 32, 4) == (6, 16, 2, 32, 1, 0)
     assert rounds(freedom, 8, 4) == (2, 4, 2, 8, 1, 0)
-    assert rounds(freedom, 256, 4) == (12, 16, 16, 32, 1, 1)
-    assert rounds(freedom, 256, 8) == (6, 16, 8, 32, 1, 1)
+    assert rounds(freedom, 256, 4) == (12, 16, 16, 32, 2, 1)
+    assert rounds(freedom, 256, 8) == (6, 16, 8, 32, 2, 1)
     assert rounds(Freedom(finalists=1), 256, 8) == (0, 0, 1, 256, 2, 0)
     seen: list[int] = []
 
