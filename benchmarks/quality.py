@@ -38,7 +38,7 @@ STUDIES = ("samples", "teacher", "transfer", "cost", "ablations", "parts")
 def plan_of(options: argparse.Namespace) -> Plan:
     """The mode's plan, narrowed by the options that were given."""
     plan = PLANS[options.mode]
-    held_out = {"fit_classes": ALL_CLASSES[:6], "test_classes": ALL_CLASSES[6:]} if options.held_out_classes else {}
+    pairs = tuple(zip(ALL_CLASSES[::2], ALL_CLASSES[1::2], strict=True))
     changes = {
         "evaluations": tuple(options.evaluations or plan.evaluations),
         "guidances": tuple(options.guidance or plan.guidances),
@@ -46,8 +46,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
         "fit_samples": options.fit_samples or plan.fit_samples,
         "test_samples": options.test_samples or plan.test_samples,
         "shortlist": shortlist(options.shortlist),
+        "rotation": pairs if options.held_out_classes else (),
     }
-    return replace(plan, **changes, **held_out)
+    return replace(plan, **changes)
 
 
 def shortlist(path: Path | None) -> dict[tuple[str, float, int], dict[str, Any]]:
@@ -68,14 +69,15 @@ def write_quality(result: dict[str, Any], folder: Path) -> None:
     write(result, markdown(result), folder, "quality")
     work_precision(result["cells"], folder / "work_precision.png")
     for mode in modes_of(result["cells"]):
-        fitted(result["cells"], mode, folder / f"fitted_{mode}.png")
+        if all("parameters" in cell["distilled"].get(mode, {}) for cell in result["cells"]):
+            fitted(result["cells"], mode, folder / f"fitted_{mode}.png")
 
 
 def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
     """What a part of a report says of how it came about."""
     samples = f"{plan.fit_samples} samples to fit on, {plan.test_samples} to test on"
-    if plan.fit_classes != plan.test_classes:
-        samples += f", classes {plan.fit_classes} and {plan.test_classes}"
+    if plan.rotation:
+        samples += f", {len(plan.rotation)} fits, each tested on the classes that it leaves out"
     return {
         "command": options.command,
         "machine": torch_settings(options.device),
@@ -105,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fit-modes", nargs="+", choices=("balanced", "best"))
     parser.add_argument("--fit-samples", type=int)
     parser.add_argument("--test-samples", type=int)
-    parser.add_argument("--held-out-classes", action="store_true", help="fit on classes 0 to 5, test on 6 and 7")
+    parser.add_argument("--held-out-classes", action="store_true", help="four fits, each tested on two classes it leaves out")
     parser.add_argument("--shortlist", type=Path, metavar="JSON", help="run only the finalists of an earlier stock search")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
     parser.add_argument("--study", choices=STUDIES)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,10 @@ ALL_CLASSES = tuple(range(8))
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run measures: the cells, the modes of the fit, numbers of samples, the classes of each side."""
+    """What a run measures: the cells, the modes of the fit, numbers of samples, the classes of each side.
+
+    ``rotation`` holds groups of classes. Each is left out of one fit, and it is the samplers of that fit that are tested on it.
+    """
 
     evaluations: tuple[int, ...]
     guidances: tuple[float, ...]
@@ -30,6 +33,7 @@ class Plan:
     test_samples: int
     fit_classes: tuple[int, ...] = ALL_CLASSES
     test_classes: tuple[int, ...] = ALL_CLASSES
+    rotation: tuple[tuple[int, ...], ...] = ()
     fit_seed: int = FIT_SEED
     test_seed: int = TEST_SEED
     beyond: tuple[int, ...] = ()  # more evaluations for the best stock samplers alone
@@ -38,6 +42,11 @@ class Plan:
     def finalists(self, model: str, guidance: float, evaluations: int) -> tuple[str, ...]:
         """The finalists of an earlier stock search for this cell, if there was one."""
         return tuple(self.shortlist.get((model, guidance, evaluations), {}).get("finalists", ()))
+
+    def turns(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """For each fit the classes that its samplers are tested on, and those that it is made on."""
+        turns = [(group, tuple(c for c in self.fit_classes if c not in group)) for group in self.rotation]
+        return turns or [(self.test_classes, self.fit_classes)]
 
 
 @dataclass(frozen=True)
@@ -167,15 +176,26 @@ def stock_record(best: Best, reference: Tensor) -> dict[str, Any]:
     }
 
 
+def run_each(on: Trial, plan: Plan, found: Sequence[Parameters], evaluations: int) -> Tensor:
+    """Sample the trial's noise with the distilled samplers of the plan's turns, each on the classes it is tested on."""
+    numbers = torch.arange(len(on.noise))
+    owners, ends = torch.tensor(plan.test_classes)[numbers % len(plan.test_classes)], torch.empty_like(on.reference)
+    for (tested, _), parameters in zip(plan.turns(), found, strict=True):
+        mine = numbers[torch.isin(owners, torch.tensor(tested))]
+        part = replace(on, noise=on.noise[mine], extra_args=lambda samples, mine=mine: on.extra_args(mine[samples.cpu()]))
+        ends[mine] = run_parameters(part, parameters, evaluations)
+    return ends
+
+
 def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """All cells of a model at a guidance scale."""
     started = time.time()
     on = trial(model, guidance, plan)
     say(f"{model.name}, guidance {guidance:g}: reference to {on.reference_error:.2g}, {time.time() - started:.0f} s")
-    fits: dict[str, list[Any]] = {}
+    fits: dict[str, list[list[Any]]] = {}
     for mode in plan.modes:
         began = time.time()
-        fits[mode] = fit(model, guidance, plan, mode)
+        fits[mode] = [fit(model, guidance, replace(plan, fit_classes=fitted), mode) for _, fitted in plan.turns()]
         say(f"  fit {mode}: {time.time() - began:.0f} s")
     found = []
     for number, evaluations in enumerate(plan.evaluations):
@@ -191,13 +211,13 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
             "stock": {**stock_record(best, on.reference), **{k: v for k, v in known.items() if k == "competitors"}},
             "distilled": {},
         }
-        for mode, results in fits.items():
-            parameters = results[number].parameters
-            samples = run_parameters(on, parameters, evaluations)
+        for mode, turns in fits.items():
+            results = [results[number] for results in turns]
+            samples = run_each(on, plan, [result.parameters for result in results], evaluations)
+            records = [{"parameters": described(result.parameters), "fit": fit_record(result.report)} for result in results]
             cell["distilled"][mode] = {
                 **score(samples, on.reference, best.samples),
-                "parameters": described(parameters),
-                "fit": fit_record(results[number].report),
+                **({"turns": records} if plan.rotation else records[0]),
             }
         found.append(cell)
         ratios = ", ".join(f"{mode} {d['error']:.4f} ({d['ratio']:.2f})" for mode, d in cell["distilled"].items())

@@ -83,7 +83,8 @@ def frechet(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], st
     if options.shortlist is None:
         raise SystemExit("--frechet measures the samplers of an earlier report: give it with --shortlist JSON.")
     report = json.loads(options.shortlist.read_text(encoding="utf-8"))["cells"]
-    chosen = [c for c in report if c["model"] == "embedded" and c["evaluations"] in plan.evaluations]
+    whole = [c for c in report if all("parameters" in fitted for fitted in c["distilled"].values())]
+    chosen = [c for c in whole if c["model"] == "embedded" and c["evaluations"] in plan.evaluations]
     model = embedded(torch.device(options.device))
     mine, others = true_pictures(count, 1), true_pictures(count, 2)
     mean = mine.mean(0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import BenchModel, exemplars, gaussians
-from benchmarks.quality_cells import Plan, described, ratio_interval, restored, score, squares, trial
+from benchmarks.quality_cells import Plan, described, ratio_interval, restored, run_each, run_parameters, score, squares, trial
 from benchmarks.quality_report import geometric_mean, markdown
 from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
 from dode.correction import Parameters
@@ -70,6 +70,22 @@ def test_one_cell(flow: BenchModel) -> None:
     found = score(best.samples, on.reference, best.samples)
     assert found["ratio"] == pytest.approx(1)
     assert found["error"] == pytest.approx(min(best.finalists.values()), rel=1e-6)
+
+
+def test_each_class_is_tested_with_the_fit_that_leaves_it_out(flow: BenchModel) -> None:
+    plan = Plan((2,), (3.0,), (), 8, 16, rotation=((1, 0), (2, 3, 4, 5, 6, 7)))
+    (_, first), (_, second) = plan.turns()
+    assert first == (2, 3, 4, 5, 6, 7)
+    assert second == (0, 1)
+    on = trial(flow, 3.0, plan)
+    grids = (80.0, 1.0, 0.0), (80.0, 4.0, 0.0)
+    found = [Parameters("euler", 1, "data", tuple(s / 80 * flow.sigma_max for s in grid), [[0.0], [0.1]]) for grid in grids]  # type: ignore[arg-type]
+    one, other = (run_parameters(on, parameters, 2) for parameters in found)
+    left_out_first = torch.arange(16) % 8 < 2
+    wanted = torch.where(left_out_first[:, None, None, None], one, other)
+    assert rms(run_each(on, plan, found, 2), wanted) < 1e-6 * rms(one, other)
+    with pytest.raises(ValueError, match="zip"):
+        run_each(on, plan, found[:1], 2)
 
 
 def test_report_and_records() -> None:
