@@ -25,20 +25,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.models import MODELS
 from benchmarks.quality_cells import ALL_CLASSES, Plan, cells, torch_settings
 from benchmarks.quality_plots import fitted, work_precision
-from benchmarks.quality_report import markdown, merged, modes_of
+from benchmarks.quality_report import markdown, merged, modes_of, rotated
 from benchmarks.stock_search import left_out
 
 PLANS = {
     "quick": Plan((4, 8), (1.0, 3.0), ("balanced",), 32, 32),
     "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 128, 128),
 }
+PAIRS = tuple(zip(ALL_CLASSES[::2], ALL_CLASSES[1::2], strict=True))
 STUDIES = ("samples", "teacher", "transfer", "cost", "ablations", "parts")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """The mode's plan, narrowed by the options that were given."""
     plan = PLANS[options.mode]
-    pairs = tuple(zip(ALL_CLASSES[::2], ALL_CLASSES[1::2], strict=True))
     changes = {
         "evaluations": tuple(options.evaluations or plan.evaluations),
         "guidances": tuple(options.guidance or plan.guidances),
@@ -46,7 +46,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         "fit_samples": options.fit_samples or plan.fit_samples,
         "test_samples": options.test_samples or plan.test_samples,
         "shortlist": shortlist(options.shortlist),
-        "rotation": pairs if options.held_out_classes else (),
+        "rotation": PAIRS if options.held_out_classes else (),
     }
     return replace(plan, **changes)
 
@@ -68,9 +68,9 @@ def write_quality(result: dict[str, Any], folder: Path) -> None:
     """The report with its plots."""
     write(result, markdown(result), folder, "quality")
     work_precision(result["cells"], folder / "work_precision.png")
-    for mode in modes_of(result["cells"]):
-        if all("parameters" in cell["distilled"].get(mode, {}) for cell in result["cells"]):
-            fitted(result["cells"], mode, folder / f"fitted_{mode}.png")
+    drawn = [cell for cell in result["cells"] if not rotated(cell)]
+    for mode in modes_of(drawn):
+        fitted(drawn, mode, folder / f"fitted_{mode}.png")
 
 
 def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:

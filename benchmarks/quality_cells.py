@@ -179,7 +179,7 @@ def stock_record(best: Best, reference: Tensor) -> dict[str, Any]:
 def run_each(on: Trial, plan: Plan, found: Sequence[Parameters], evaluations: int) -> Tensor:
     """Sample the trial's noise with the distilled samplers of the plan's turns, each on the classes it is tested on."""
     numbers = torch.arange(len(on.noise))
-    owners, ends = torch.tensor(plan.test_classes)[numbers % len(plan.test_classes)], torch.empty_like(on.reference)
+    owners, ends = on.extra_args(numbers)["labels"].cpu(), torch.empty_like(on.reference)
     for (tested, _), parameters in zip(plan.turns(), found, strict=True):
         mine = numbers[torch.isin(owners, torch.tensor(tested))]
         part = replace(on, noise=on.noise[mine], extra_args=lambda samples, mine=mine: on.extra_args(mine[samples.cpu()]))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.models import BenchModel, embedded
 from benchmarks.quality_cells import Plan, restored, torch_settings
-from benchmarks.quality_report import table
+from benchmarks.quality_report import rotated, table
 from benchmarks.stock_search import candidates, run_stock, run_table
 from dode.demo.pictures import CLASSES, draw
 from dode.methods import build_tableau
@@ -83,7 +83,7 @@ def frechet(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], st
     if options.shortlist is None:
         raise SystemExit("--frechet measures the samplers of an earlier report: give it with --shortlist JSON.")
     report = json.loads(options.shortlist.read_text(encoding="utf-8"))["cells"]
-    whole = [c for c in report if all("parameters" in fitted for fitted in c["distilled"].values())]
+    whole = [c for c in report if not rotated(c)]
     chosen = [c for c in whole if c["model"] == "embedded" and c["evaluations"] in plan.evaluations]
     model = embedded(torch.device(options.device))
     mine, others = true_pictures(count, 1), true_pictures(count, 2)

@@ -33,6 +33,11 @@ def modes_of(cells: Iterable[Cell]) -> list[str]:
     return list(dict.fromkeys(mode for cell in cells for mode in cell["distilled"]))
 
 
+def rotated(cell: Cell) -> bool:
+    """Whether fits took turns over the classes: then a mode has several samplers, and none that stands for it."""
+    return any("turns" in d for d in cell["distilled"].values())
+
+
 def _cell_rows(cells: Sequence[Cell]) -> Iterable[list[str]]:
     for cell in cells:
         stock = cell["stock"]

@@ -54,6 +54,7 @@ def _uni_pc(sigmas: Array, variant: int) -> Tableau:
         powers = np.arange(k)[:, None]
         system = np.concatenate([ratios, np.ones((len(steps), 1))], axis=1)[:, None, :] ** powers
         inner = {1: np.zeros((len(steps), 0)), 2: np.full((len(steps), 1), 0.5)}.get(k)
+        # The order conditions: as many as weights, and met exactly. Least squares would square their condition number.
         if inner is None:
             inner = np.linalg.solve(system[:, :-1, :-1], moments[:, :-1, None])[:, :, 0]
         outer = np.full((len(steps), 1), 0.5) if k == 1 else np.linalg.solve(system, moments[:, :, None])[:, :, 0]
