@@ -87,7 +87,9 @@ def fit(
     from dode.students import distill_students
 
     more.setdefault("micro_batch", 64)
-
+    extra_args = model.extra_args(plan.fit_classes)
+    if plan.rotation:  # it is other classes that count, so classes judge
+        more.setdefault("groups", extra_args(torch.arange(plan.fit_samples))["labels"].tolist())
     return distill_students(
         denoiser or model.fit_denoiser(guidance),
         model.noise(plan.fit_samples, plan.fit_seed),
@@ -95,7 +97,7 @@ def fit(
         sigma_range=model.sigma_range,
         coordinate=model.coordinate,
         mode=mode,
-        extra_args=model.extra_args(plan.fit_classes),
+        extra_args=extra_args,
         device=model.device,
         **more,
     )

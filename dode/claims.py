@@ -3,7 +3,7 @@
 from argparse import Namespace
 from dataclasses import dataclass
 
-from dode.distill import split
+from dode.distill import Report, split
 from dode.errors import FitError
 from dode.matching import compare
 from dode.measure import Bench, rms
@@ -66,8 +66,8 @@ def _measure(entry: Entry, model: Model, scale: float, options: Namespace) -> _F
     tables = [reference, parameters.base(), parameters.tableau()]
     again = None
     if report is not None and was_made_here(entry) and not compare(entry, model.info, scale).soft:
-        held, _ = split(report.samples, report.held_out / report.samples, options.micro_batch, report.seed)
-        again = Bench(model, report.samples, report.seed, options.micro_batch, tuple(held))
+        held = _judges(entry, report, model)
+        again = Bench(model, report.samples, report.seed, options.micro_batch, tuple(held)) if held else None
     total = bench.samples * sum(t.evaluations for t in tables)
     total += again.samples * (tables[0].evaluations + tables[2].evaluations) if again else 0
     done = 0
@@ -82,6 +82,16 @@ def _measure(entry: Entry, model: Model, scale: float, options: Namespace) -> _F
         target, base, distilled = (bench.run(table, tick) for table in tables)
         repeated = None if again is None else rms(again.run(tables[2], tick), again.run(tables[0], tick))
     return _Found(rms(base, target), rms(distilled, target), repeated)
+
+
+def _judges(entry: Entry, report: Report, model: Model) -> list[int]:
+    """The samples that judged the fit; none if the file's recipe and its report do not agree on how many they were."""
+    part = entry.recipe.get("held_out")
+    if not (isinstance(part, float) and 0 < part < 1):
+        return []
+    groups = model.groups(report.samples) if entry.recipe.get("classes") == model.classes else None
+    held, _ = split(report.samples, part, 1, report.seed, groups)
+    return held if len(held) == report.held_out else []
 
 
 def _reference(entry: Entry) -> Tableau:

@@ -134,6 +134,7 @@ def _settings(options: Namespace, model: Model) -> dict[str, Any]:
     settings = {name: getattr(options, name) for name in (*names, "micro_batch", "seed", "guidance", "device")}
     named = [Path(path) for path in options.k_diffusion] if options.k_diffusion else None
     settings |= {"model": None if named else options.model, "k_diffusion": named, "shape": model.shape}
+    settings |= {"classes": model.classes or None}
     return {**settings, "sigma_min": model.sigma_min, "sigma_max": model.sigma_max}
 
 
@@ -143,6 +144,7 @@ def _common(options: Namespace, model: Model) -> dict[str, Any]:
         "held_out": options.held_out,
         "micro_batch": options.micro_batch,
         "extra_args": model.extra_args,
+        "groups": model.groups(options.samples),
         "device": model.device,
         "seed": options.seed,
     }

@@ -28,6 +28,7 @@ from dode.teacher import Teacher, trajectory
 
 STAGES = ("teacher", "student", "fit", "check")
 _STRENGTHS = (1.0, 0.5, 0.25)
+_FEWEST_GROUPS = 4  # from which on whole groups are held out
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def distill(
     extra_args: ExtraArgs | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    groups: Sequence[int] | None = None,
     sigma_min: float = 0.0,
     progress: Progress | None = None,
 ) -> Distillation:
@@ -120,6 +122,8 @@ def distill(
         extra_args: passed to the denoiser; or a function from sample indices (B,) to them, where they differ by sample.
         device: where the denoiser wants its input; x's device by default.
         seed: of the split into fitted and held-out samples.
+        groups: for each sample, (N,), a number that those with the same prompt or class share. From four groups on, whole ones
+            are held out, so that what judges, and what the report says, are prompts that were not fitted.
         sigma_min: the model's lowest noise level, below which the teacher makes no substeps; 0 for a model without one.
         progress: called with (stage, done, total): after every model call, counted in evaluations times samples, with the
             stage "teacher", "student" or "check"; and with "fit", counted in rows, when a row of the student is fitted.
@@ -137,7 +141,7 @@ def distill(
     teacher = teacher or _default_teacher(method, order, coordinate)
     _check_settings(x, form, taps, ridge, held_out, micro_batch)
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
-    held, batches = split(len(x), held_out, micro_batch, seed)
+    held, batches = split(len(x), held_out, micro_batch, seed, groups)
 
     with torch.no_grad():
         levels = base.levels
@@ -184,6 +188,8 @@ def planned_evaluations(
     coordinate: str = "log_sigma",
     teacher: Teacher | None = None,
     held_out: float = 0.25,
+    seed: int = 0,
+    groups: Sequence[int] | None = None,
     sigma_min: float = 0.0,
 ) -> dict[str, int]:
     """How many evaluations of the model ``distill`` will need, by stage; the guard may add some to the last one.
@@ -192,7 +198,7 @@ def planned_evaluations(
     """
     base = build_tableau(method, sigmas, order, coordinate)
     levels, teacher = base.levels, teacher or _default_teacher(method, order, coordinate)
-    held = _held_count(samples, held_out)
+    held = len(split(samples, held_out, samples, seed, groups)[0])
     check = 2 * base.evaluations + teacher.halved().tableau(levels, sigma_min).evaluations
     fine = teacher.tableau(levels, sigma_min)
     return {"teacher": fine.evaluations * samples, "student": base.evaluations * samples, "check": check * held}
@@ -227,11 +233,22 @@ def check_split(held_out: float, micro_batch: int) -> None:
         raise FitError(f"micro_batch must be at least 1, got {micro_batch}.")
 
 
-def split(count: int, held_out: float, micro_batch: int, seed: int) -> tuple[list[int], list[Tensor]]:
-    """Indices of the held-out samples, and of all samples in micro-batches."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    held = sorted(order[: _held_count(count, held_out)])
-    return held, list(torch.arange(count).split(micro_batch))
+def split(
+    count: int, held_out: float, micro_batch: int, seed: int, groups: Sequence[int] | None = None
+) -> tuple[list[int], list[Tensor]]:
+    """Indices of the held-out samples, and of all samples in micro-batches. ``groups`` as in ``distill``.
+
+    Raises:
+        FitError: not one group for each sample.
+    """
+    if groups is not None and len(groups) != count:
+        raise FitError(f"groups must hold one number for each of the {count} samples, got {len(groups)}.")
+    kinds = sorted(set(groups or ()))
+    if groups is None or len(kinds) < _FEWEST_GROUPS:
+        kinds = groups = range(count)
+    order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed)).tolist()
+    judges = {kinds[i] for i in order[: _held_count(len(kinds), held_out)]}
+    return [i for i in range(count) if groups[i] in judges], list(torch.arange(count).split(micro_batch))
 
 
 def _rms(squares: Array, elements: int) -> float:

@@ -27,6 +27,7 @@ class Model:
         sigma_min, sigma_max: range of noise levels for schedules.
         coordinate: "flow" for flow matching, else "log_sigma".
         extra_args: a function from sample indices to the denoiser's further arguments.
+        classes: how many there are, where that function deals them to the samples in turn; else 0.
         info: what a parameter file says of it.
         device: where it wants its input.
     """
@@ -37,6 +38,7 @@ class Model:
     sigma_max: float
     coordinate: str
     extra_args: Callable[[Tensor], dict[str, Any]]
+    classes: int
     info: ModelInfo
     device: torch.device
 
@@ -44,6 +46,10 @@ class Model:
         """Noisy starts (count, …) at a noise level, float32 on the CPU; sample i depends on the seed and i alone."""
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(count)]) * sigma
+
+    def groups(self, count: int) -> list[int] | None:
+        """For each of so many samples the number of its class; None where nothing is known of classes."""
+        return [i % self.classes for i in range(count)] if self.classes else None
 
 
 def load_model(
@@ -62,7 +68,8 @@ def load_model(
         spec: "embedded", or ``package.module:function``, a function without arguments that returns a denoiser. That may carry
             attributes shape, sigma_min, sigma_max, flow (bool), name, family, prediction, channels, fingerprint, and a method
             ``extra_args(guidance) -> (sample indices -> dict)``; the options here come before them. If that method takes an
-            argument ``both``, it gets True, and the denoiser is to return ``Guided``.
+            argument ``both``, it gets True, and the denoiser is to return ``Guided``. If it deals classes to the samples in
+            turn, an attribute ``classes`` says how many, and whole classes are held out.
         k_diffusion: config and checkpoint of a k-diffusion model, in place of ``spec``.
         shape, sigma_min, sigma_max: in place of the denoiser's own attributes.
         guidance: passed to ``extra_args`` where the denoiser has that.
@@ -114,6 +121,7 @@ def load_model(
         float(known["sigma_max"]),
         "flow" if flow else "log_sigma",
         _extra_args(maker, guidance),
+        int(getattr(denoiser, "classes", 0)),
         info,
         torch.device(device),
     )

@@ -60,6 +60,7 @@ def distill_students(
     extra_args: ExtraArgs | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    groups: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[Distillation]:
     """Fit a sampler for each number of evaluations, all to the ends of one teacher run.
@@ -78,8 +79,8 @@ def distill_students(
         teacher: its steps subdivide a grid of 10. By default iPNDM with 60 steps, or twice as many, up to 480, until halving
             them moves its ends by less than half a percent of their spread.
         start: ``start(noise, sigma)`` makes the noisy start; noise · σ by default.
-        held_out, micro_batch, extra_args, device, seed, progress: as in ``distill``; the stages are "teacher", "search",
-            "refine" and "check".
+        held_out, micro_batch, extra_args, device, seed, groups, progress: as in ``distill``; the stages are "teacher",
+            "search", "refine" and "check".
 
     Returns:
         One result for each number of evaluations. With its report's ``error_base``: the best undistilled start, on the
@@ -101,7 +102,7 @@ def distill_students(
     make = grids or (lambda steps: usual_grids(steps, low, high, flow))
     check_split(held_out, micro_batch)
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
-    held, batches = split(len(noise), held_out, micro_batch, seed)
+    held, batches = split(len(noise), held_out, micro_batch, seed, groups)
     coarse = usual_schedule(coordinate, TEACHER_STEPS, low, high)
 
     def run(tableau: Tableau, over: Sequence[Tensor]) -> Tensor:
@@ -125,7 +126,7 @@ def distill_students(
             halved, full = full, reached(chosen)
         fine = chosen.tableau(coarse, low)
         model.enter("teacher", fine.evaluations * len(noise))
-        targets = Targets(noise, start, run(fine, batches), sigma_range, batches, held)
+        targets = Targets(noise, start, run(fine, batches), sigma_range, batches, held, groups)
         for number, budget in enumerate(evaluations):
             before = dict(model.counts)
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate))
@@ -232,9 +233,9 @@ def _candidates(
                 tables.setdefault(base, Parameters(name, order, form, tuple(grid.tolist()), values, coordinate))
     if not tables:
         raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
-    few = targets.fitted[: _TRIED[1]]
+    few = targets.few(_TRIED[1])
     model.enter("search", model.counts.get("search", 0) + _TRIED[0] * sum(table.evaluations for table in tables))
-    ranked = _ranked(model, targets.only(few[: _TRIED[0]]), list(tables))
+    ranked = _ranked(model, targets.only(targets.few(_TRIED[0])), list(tables))
     keys = [(tables[table].sigmas, table) for table in ranked] + [(tables[table].method, table) for table in ranked]
     firsts = dict(reversed(keys)).values()  # of each schedule and of each solver
     best = list(dict.fromkeys([*ranked[: round(_KEPT * len(ranked))], *firsts]))
@@ -293,9 +294,9 @@ def _fitted(
 
 
 def _part(targets: Targets, size: int) -> Targets:
-    """The same for the first few samples, of which the same share judges."""
+    """The same for a few samples, of which the same share judges."""
     judges = targets.held[: max(1, round(size * len(targets.held) / len(targets.noise)))]
-    return targets.only(targets.fitted[: max(1, size - len(judges))] + judges)
+    return targets.only(targets.few(max(1, size - len(judges))) + judges)
 
 
 def _by_error(found: list[tuple[Parameters, Array]]) -> list[tuple[Parameters, Array]]:

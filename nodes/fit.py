@@ -60,6 +60,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     grid = stock_start(task.model, settings.method, None, sigmas).tolist()
     lowest = float(task.model.get_model_object("model_sampling").sigma_min)
     plan: dict[str, Any] = {"method": settings.method, "coordinate": coordinate, "teacher": teacher, "sigma_min": lowest}
+    plan |= {"seed": task.seed, "groups": task.prompts}
     progress = Progress(
         task.model, place, planned_evaluations(grid, samples=task.samples, **plan), later=planned_later(task.samples)
     )
@@ -80,7 +81,6 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
             **plan,
             **settings.options,
             micro_batch=task.at_once,
-            seed=task.seed,
             extra_args=lambda samples: {"samples": samples},
             device=inside.device,
             progress=progress,
@@ -174,6 +174,7 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
                 micro_batch=task.at_once,
                 extra_args=lambda samples: {"samples": samples},
                 device=inside.device,
+                groups=task.prompts,
                 seed=task.seed,
                 progress=progress,
             )

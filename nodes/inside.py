@@ -48,6 +48,11 @@ class Task:
     seed: int
 
     @property
+    def prompts(self) -> list[int]:
+        """For each sample the number of its prompt: in blocks of one prompt, so that a micro-batch seldom holds two."""
+        return [i * len(self.positives) // self.samples for i in range(self.samples)]
+
+    @property
     def at_once(self) -> int:
         """Samples that the model can get at once: one, where the host samples a video window by window."""
         return 1 if _windows(self.model) is not None else self.micro_batch
@@ -91,8 +96,7 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
     """
     noise, empty = noise_and_empty(task.model, task.latent, task.samples, task.seed)
     packed = flat(noise)
-    # In blocks of one prompt, so that a micro-batch seldom holds two.
-    prompt_of = torch.arange(task.samples) * len(task.positives) // task.samples
+    prompt_of = torch.tensor(task.prompts)
 
     def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model_k.inner_model

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dode import METHODS, Distillation, Parameters, Teacher, build_tableau, distill, sample, schedule
+from dode import METHODS, Distillation, Parameters, Teacher, build_tableau, distill, distill_students, sample, schedule
 from dode.correction import available_taps
 from dode.demo.mixture import GaussianMixture, ring
+from dode.distill import planned_evaluations, split
 from dode.errors import FitError, ModelError
 from dode.least_squares import solve_normal_equations
+from dode.numbers import Freedom
 from dode.tableau import PREDICTIONS, Tableau
 from dode.teacher import nested_grid
 
@@ -215,6 +217,32 @@ def test_reported_errors_are_those_of_the_sampler(model: GaussianMixture) -> Non
     assert (found.report.samples, found.report.held_out, found.report.seed) == (48, 12, 3)
 
 
+@pytest.mark.parametrize("fit", ["distill", "distill_students"])
+def test_whole_prompts_judge_where_there_are_enough(fit: str) -> None:
+    """What judges does not change what is fitted: without the guard, parameters do not depend on the judges' trajectories."""
+    groups = [i % 6 for i in range(48)]
+    held, batches = split(48, 0.25, 16, 0, groups)
+    judges = {groups[i] for i in held}
+    assert (len(held), len(judges)) == (16, 2)  # a quarter of six, rounded: all of their samples, and nobody else's
+    assert torch.cat(batches).tolist() == list(range(48))
+    assert {groups[i] for i in split(48, 0.25, 16, 1, groups)[0]} != judges
+    assert split(48, 0.25, 16, 0, [i % 3 for i in range(48)])[0] == split(48, 0.25, 16, 0)[0]
+    x = start()
+    broken = x.clone()
+    broken[held] *= 1.5
+    options: dict[str, Any] = {"groups": groups}
+    if fit == "distill":
+        options |= {"guard": False, "seed": 0}
+        one, other = (distill(ring(), noise, SIGMAS, **options) for noise in (x, broken))
+        np.testing.assert_array_equal(one.parameters.values, other.parameters.values)
+        assert planned_evaluations(SIGMAS, samples=48, groups=groups) == one.report.model_evaluations
+    else:
+        options |= {"evaluations": (4,), "sigma_range": (0.02, 20.0), "mode": Freedom(iterations=0)}
+        one, other = (distill_students(ring(), noise / SIGMAS[0], **options)[0] for noise in (x, broken))
+    assert one.report.held_out == 16
+    assert one.report.error_base != other.report.error_base
+
+
 def test_every_evaluation_is_counted_and_reported() -> None:
     calls, seen = 0, []
 
@@ -255,6 +283,7 @@ def test_arguments_may_differ_by_sample() -> None:
         ({"ridge": -1.0}, "ridge"),
         ({"held_out": 0.0}, "held_out"),
         ({"held_out": 1.5}, "held_out"),
+        ({"groups": [0, 1, 2]}, "groups"),
         ({"micro_batch": 0}, "micro_batch"),
         ({"directions": "velocity"}, "directions"),
         ({"teacher": Teacher(substeps=0)}, "substeps"),

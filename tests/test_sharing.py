@@ -50,7 +50,9 @@ def followed(recipe: dict[str, Any]) -> list[str]:
     """A command line out of nothing but a recipe."""
     command = recipe["tool"].split()
     assert command[:3] == ["python", "-m", "dode"]
-    options = [name for name in recipe if name not in ("tool", "torch", "teacher_steps") and not name.startswith("freedom.")]
+    options = [
+        name for name in recipe if name not in ("tool", "torch", "teacher_steps", "classes") and not name.startswith("freedom.")
+    ]
     words = {name: recipe[name] for name in options}
     text = {name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in words.items()}
     return [*command[3:], *(word for name, value in text.items() for word in ("--" + name.replace("_", "-"), value))]
@@ -111,6 +113,23 @@ def test_claims_are_measured_again(
     ):
         path = save_parameters(tmp_path / "other.safetensors", [other], overwrite=True)
         assert main(["check", str(path), *model]) == 0
+
+
+def test_claims_on_classes_that_were_held_out_are_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seven classes do not divide 20 samples, so that the part of samples that judged is not the part of classes that did."""
+    path = tmp_path / "classes.safetensors"
+    options = ["--model", "tests.test_cli:ClassyRing", "--micro-batch", "8"]
+    assert main(["distill", str(path), *options, "--samples", "20", "--mode", "paper", "--evaluations", "4"]) == 0
+    entry = load_parameters(path).entries[0]
+    assert (entry.recipe["classes"], entry.report and entry.report.held_out) == (7, 6)
+    capsys.readouterr()
+    assert main(["check", str(path), *options]) == 0
+    claimed, again = map(float, capsys.readouterr().out.splitlines()[2].split()[-2:])
+    assert again == pytest.approx(claimed, rel=1e-2, abs=2e-4)
+    # A recipe that does not give so many judges says nothing of which they were.
+    other = replace(entry, recipe={**entry.recipe, "held_out": 0.5})
+    assert main(["check", str(save_parameters(tmp_path / "other.safetensors", [other])), *options]) == 0
+    assert len(capsys.readouterr().out.splitlines()[2].split()) == 7
 
 
 def test_a_folder_is_listed(file: Path, paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,12 +27,12 @@ class EmbeddedModel:
     2022) and costs two evaluations of the network; ``both`` returns ``Guided`` then, with the difference of the two.
 
     Attributes:
-        name, shape, channels, sigma_min, sigma_max, family, prediction, fingerprint: what the command line and parameter files
-            need to know.
+        name, shape, channels, classes, sigma_min, sigma_max, family, prediction, fingerprint: what the command line and
+            parameter files need to know.
     """
 
     name, family, prediction = "embedded", "dode.demo.UNet", "edm"
-    shape, channels = (3, 32, 32), 3
+    shape, channels, classes = (3, 32, 32), 3, len(CLASSES)
     sigma_min, sigma_max = 0.02, 80.0
 
     def __init__(self, network: UNet, fingerprint: str = ""):

@@ -102,19 +102,20 @@ def test_a_name_that_leads_elsewhere_is_refused(comfy: ComfyServer, name: str) -
 
 
 def test_several_prompts_are_fitted_as_such(comfy: ComfyServer) -> None:
-    """The host's guider, switched between prompts in lock-step, gives what the core gives with a context per sample."""
-    words = ["fish", "tree", "planet"]
+    """The host's guider, switched between prompts in lock-step, gives what the core gives with a context per sample; and of
+    four prompts one is held out."""
+    words = ["fish", "tree", "planet", "face"]
     graph = Graph()
     on = demo(graph, size=32)
     on["positive"] = link(graph.add("DODEPromptSet", clip=on["clip"], prompts="\n# a comment\n".join(words)))
-    node = distill(graph, on, samples=9, micro_batch=4, save_as="prompts", seed=11)
+    node = distill(graph, on, samples=12, micro_batch=4, save_as="prompts", seed=11)
     run = comfy.run(graph.prompt)
     assert run.status == "success", run.error
     (entry,) = load_parameters(comfy.base / "output" / "dode" / "prompts.safetensors").entries
 
-    labels = torch.tensor([CLASSES.index(words[i // 3]) for i in range(9)])
+    labels = torch.tensor([CLASSES.index(words[i // 3]) for i in range(12)])
     sigmas = np.array(entry.parameters.sigmas)
-    noise = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(11))
+    noise = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(11))
     expected = fit(
         embedded_model(),
         noise * float(np.sqrt(1 + sigmas[0] ** 2)),
@@ -122,6 +123,7 @@ def test_several_prompts_are_fitted_as_such(comfy: ComfyServer) -> None:
         teacher=Teacher("euler", substeps=3),
         micro_batch=3,
         extra_args=lambda samples: {"context": context_of(labels[samples]), "guidance": CFG},
+        groups=[i // 3 for i in range(12)],
         seed=11,
     )
     assert np.abs(entry.parameters.values).max() > 0.05
