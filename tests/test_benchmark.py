@@ -8,11 +8,24 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import BenchModel, exemplars, gaussians
-from benchmarks.quality_cells import Plan, described, ratio_interval, restored, run_each, run_parameters, score, squares, trial
+from benchmarks.quality_cells import (
+    Plan,
+    described,
+    fit,
+    ratio_interval,
+    restored,
+    run_each,
+    run_parameters,
+    score,
+    squares,
+    trial,
+)
 from benchmarks.quality_report import geometric_mean, markdown
 from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
 from dode.correction import Parameters
 from dode.measure import rms
+from dode.numbers import Freedom
+from dode.teacher import Teacher
 
 CPU = torch.device("cpu")
 
@@ -86,6 +99,9 @@ def test_each_class_is_tested_with_the_fit_that_leaves_it_out(flow: BenchModel) 
     assert rms(run_each(on, plan, found, 2), wanted) < 1e-6 * rms(one, other)
     with pytest.raises(ValueError, match="zip"):
         run_each(on, plan, found[:1], 2)
+    few = replace(plan, fit_samples=12, fit_classes=first)
+    (fitted,) = fit(flow, 3.0, few, Freedom(iterations=0), solvers=("ipndm",), teacher=Teacher("ipndm", 4, 1))
+    assert fitted.report.held_out == 4  # two of six classes, where a quarter of the samples would be three
 
 
 def test_report_and_records() -> None:
