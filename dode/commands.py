@@ -97,8 +97,8 @@ def distill(options: Namespace) -> int:
         content = replace(content, entries=content.entries + entries)
         _keep(options, content, ours=len(content.entries) > len(entries))
     print(_summary(list(content.entries)))
-    report = content.entries[0].report
-    print(f"\nError: RMS distance to the teacher on {report.held_out} held-out samples." if report else "")
+    held = next(iter(results.values())).report.held_out
+    print(f"\nError: RMS distance to the teacher on {held} held-out sample{'s' * (held != 1)}.")
     print(f"Saved {options.output}")
     return 0
 

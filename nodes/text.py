@@ -25,7 +25,7 @@ def gain(entry: Entry) -> str:
     before, after = report.error_base, report.error_distilled
     change = f" ({100 * (after / before - 1):+.0f} %)" if before > 0 else ""
     return (
-        f"Error against the teacher on {report.held_out} held-out samples: "
+        f"Error against the teacher on {report.held_out} held-out sample{'s' * (report.held_out != 1)}: "
         f"{report.error_base:.4g} undistilled, {report.error_distilled:.4g} distilled{change}."
     )
 
