@@ -5,6 +5,7 @@
     python benchmarks/quality.py --merge OUT/*/quality.json --output OUT                                the parts in one report
     python benchmarks/quality.py --study samples --output OUT                                           another question
     python benchmarks/quality.py --frechet 10000 --shortlist OUT/quality.json --output OUT             of that report's samplers
+    python benchmarks/quality.py --by-class --shortlist OUT/quality.json --output OUT                   their errors by class
 
 Each run writes JSON, a table in Markdown and plots into its folder.
 """
@@ -112,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
     parser.add_argument("--study", choices=STUDIES)
     parser.add_argument("--frechet", type=int, metavar="N", help="Fréchet distance to N true pictures, on the embedded model")
+    parser.add_argument("--by-class", action="store_true", help="errors by class of the samplers of --shortlist")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--output", type=Path, default=Path("benchmark_output"))
@@ -130,6 +132,11 @@ def main() -> None:
 
         result, text = frechet(options, plan_of(options))
         write(result, text, options.output, "frechet")
+    elif options.by_class:
+        from benchmarks.quality_classes import by_class
+
+        result, text = by_class(options, plan_of(options))
+        write(result, text, options.output, "classes")
     elif options.study:
         from benchmarks.quality_studies import run_study
 
