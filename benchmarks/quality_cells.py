@@ -97,6 +97,7 @@ def fit(
         sigma_range=model.sigma_range,
         coordinate=model.coordinate,
         mode=mode,
+        guidance=guidance,
         extra_args=extra_args,
         device=model.device,
         **more,
