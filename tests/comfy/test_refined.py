@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from dode import Teacher, distill_students
+from dode.demo.model import context_of, embedded_model
+from dode.demo.pictures import CLASSES
 from dode.matching import interpolate
 from dode.parameter_file import load_parameters
-from tests.comfy.graphs import demo, distill, ksampler, sampler_custom, sampler_custom_advanced, watched
+from tests.comfy.graphs import CFG, SIZE, demo, distill, ksampler, sampler_custom, sampler_custom_advanced, watched
 from tests.comfy.server import ComfyServer
 from tests.comfy.workflow import Graph, link
 
@@ -90,6 +94,41 @@ def test_at_guidance_one_there_is_no_channel(comfy: ComfyServer) -> None:
     (entry,) = entries(comfy, "plain")
     assert entry.parameters.guidance is None
     assert entry.report.error_distilled < entry.report.error_base
+
+
+def test_prompts_are_held_out_and_spread_as_in_the_core(comfy: ComfyServer) -> None:
+    """Four prompts under guidance: of one the samples judge, and those of the others are fitted at larger scales too."""
+    words, levels = ["fish", "tree", "planet", "face"], (7.0, 3.0, 1.2, 0.4, 0.0)
+    graph = Graph()
+    on = demo(graph)
+    on["positive"] = link(graph.add("DODEPromptSet", clip=on["clip"], prompts="\n".join(words)))
+    sigmas = link(graph.add("ManualSigmas", sigmas=", ".join(map(str, levels))))
+    distill(graph, on, **QUICK, teacher_substeps=2, sigmas=sigmas, save_as="four")
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    (entry,) = entries(comfy, "four")
+
+    model = embedded_model()
+    labels = torch.tensor([CLASSES.index(words[i // 2]) for i in range(8)])
+
+    def core(guidance: float) -> Any:
+        return distill_students(
+            model,
+            torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)),
+            evaluations=(4,),
+            sigma_range=(model.sigma_min, model.sigma_max),
+            solvers=("dpmpp_2m",),
+            grids=lambda steps: [np.array(levels)],
+            teacher=Teacher("dpmpp_3m", substeps=2),
+            guidance=guidance,
+            extra_args=lambda samples: {"context": context_of(labels[samples]), "guidance": CFG, "both": True},
+            groups=[i // 2 for i in range(8)],
+        )[0]
+
+    spread, plain = core(CFG), core(1.0)
+    np.testing.assert_allclose(entry.parameters.values, spread.parameters.values, rtol=0, atol=1e-2)
+    assert entry.report.error_distilled == pytest.approx(spread.report.error_distilled, rel=1e-2)
+    assert np.abs(entry.parameters.values - plain.parameters.values).max() > 3e-2
 
 
 def test_every_model_call_finds_its_sigma(comfy: ComfyServer) -> None:
