@@ -1,10 +1,11 @@
-"""What each kind of number that the fit may move is worth: balanced mode, with one kind taken away or added."""
+"""What each part of the fit is worth: balanced mode, with one taken away or added."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.models import BenchModel
-from benchmarks.quality_cells import Plan, fit, run_parameters, score, trial
+from benchmarks.quality_cells import Plan, fit, run_each, score, trial
 
 CHANGES: dict[str, dict[str, Any]] = {
     "balanced": {},
@@ -17,21 +18,28 @@ CHANGES: dict[str, dict[str, Any]] = {
     "differences alone": {"grid": False, "start": False, "guidance": 0, "model_sigmas": False},
     "one start": {"starts": 1},
     "derivatives more often": {"iterations": 3},
+    "not spread over guidance": {"spread": 1.0},
+    "nor judged by whole classes": {"groups": None},
 }
+_ABOUT_GUIDANCE, _ABOUT_CLASSES = ("guidance", "spread"), ("spread", "groups")
 
 
 def parts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator[dict[str, Any]]:
-    """What each kind of number that the fit may move is worth: the error on test samples, and the change of balanced mode's."""
+    """What each part of the fit is worth: the error on test samples, and the change of balanced mode's."""
     from dode.numbers import Freedom
 
     on = trial(model, guidance, plan)
     whole: dict[int, float] = {}
     for name, change in CHANGES.items():
-        if "guidance" in change and guidance == 1 and len(change) == 1:
+        unguided = guidance == 1 and len(change) == 1 and next(iter(change)) in _ABOUT_GUIDANCE
+        if unguided or (not plan.rotation and any(key in _ABOUT_CLASSES for key in change)):
             continue
-        results = fit(model, guidance, plan, Freedom(**change))
-        for evaluations, result in zip(plan.evaluations, results, strict=True):
-            error = score(run_parameters(on, result.parameters, evaluations), on.reference)["error"]
+        other = {key: value for key, value in change.items() if key == "groups"}
+        freedom = Freedom(**{key: value for key, value in change.items() if key not in other})
+        turns = [fit(model, guidance, replace(plan, fit_classes=fitted), freedom, **other) for _, fitted in plan.turns()]
+        for evaluations, results in zip(plan.evaluations, zip(*turns, strict=True), strict=True):
+            samples = run_each(on, plan, [result.parameters for result in results], evaluations)
+            error = score(samples, on.reference)["error"]
             whole.setdefault(evaluations, error)
             row = {"model": model.name, "guidance": guidance, "NFE": evaluations, "fit": name, "error": error}
             yield {**row, "to balanced": error / whole[evaluations]}
