@@ -29,9 +29,9 @@ class Freedom:
             last fit follows, the fits that compete do so half as often.
         steps: that are taken with the same derivatives, at most.
         starts: schedules, each with one solver, from which a fit on a few samples sets out; see ``dode.students.rounds``.
-        spread: up to so many times their guidance scale samples are fitted, where the fit is for new prompts; 1 for none.
         finalists: fits to the end, of which the best is taken, half of them from undistilled solvers and half from the best
             ends of the short fits. With one there are no short fits.
+        spread: up to so many times their guidance scale samples are fitted, where the fit is for new prompts; 1 for none.
     """
 
     taps: int = 3

@@ -18,7 +18,7 @@ LEVELS = 3
 
 @dataclass(frozen=True)
 class Spread:
-    """Which part of its guidance scale each sample adds to it.
+    """Outputs of a guided model as they would be at larger guidance scales, which differ from sample to sample.
 
     Attributes:
         guidance: the scale w that the model's outputs were mixed with, D_uncond + w (D_cond - D_uncond).
