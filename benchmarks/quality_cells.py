@@ -97,7 +97,6 @@ def fit(
         sigma_range=model.sigma_range,
         coordinate=model.coordinate,
         mode=mode,
-        guidance=guidance,
         extra_args=extra_args,
         device=model.device,
         **more,

@@ -18,10 +18,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "differences alone": {"grid": False, "start": False, "guidance": 0, "model_sigmas": False},
     "one start": {"starts": 1},
     "derivatives more often": {"iterations": 3},
-    "not spread over guidance": {"spread": 1.0},
-    "nor judged by whole classes": {"groups": None},
+    "judged by samples of all classes": {"groups": None},
 }
-_ABOUT_GUIDANCE, _ABOUT_CLASSES = ("guidance", "spread"), ("spread", "groups")
 
 
 def parts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator[dict[str, Any]]:
@@ -31,8 +29,7 @@ def parts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator
     on = trial(model, guidance, plan)
     whole: dict[int, float] = {}
     for name, change in CHANGES.items():
-        unguided = guidance == 1 and len(change) == 1 and next(iter(change)) in _ABOUT_GUIDANCE
-        if unguided or (not plan.rotation and any(key in _ABOUT_CLASSES for key in change)):
+        if ("guidance" in change and guidance == 1 and len(change) == 1) or ("groups" in change and not plan.rotation):
             continue
         other = {key: value for key, value in change.items() if key == "groups"}
         freedom = Freedom(**{key: value for key, value in change.items() if key not in other})

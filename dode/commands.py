@@ -200,7 +200,6 @@ def _fit_students(options: Namespace, model: Model, before: dict[int, Distillati
             grids=grids,
             continued=[before[n].parameters for n in budgets] if before else None,
             teacher=teacher,
-            guidance=model.guidance,
             **_common(options, model),
             progress=bars,
         )

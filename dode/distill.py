@@ -233,11 +233,6 @@ def check_split(held_out: float, micro_batch: int) -> None:
         raise FitError(f"micro_batch must be at least 1, got {micro_batch}.")
 
 
-def judged_by_group(groups: Sequence[int] | None) -> bool:
-    """Whether there are enough groups for whole ones to be held out. ``groups`` as in ``distill``."""
-    return groups is not None and len(set(groups)) >= _FEWEST_GROUPS
-
-
 def split(
     count: int, held_out: float, micro_batch: int, seed: int, groups: Sequence[int] | None = None
 ) -> tuple[list[int], list[Tensor]]:
@@ -248,9 +243,9 @@ def split(
     """
     if groups is not None and len(groups) != count:
         raise FitError(f"groups must hold one number for each of the {count} samples, got {len(groups)}.")
-    if groups is None or not judged_by_group(groups):
-        groups = range(count)
-    kinds = sorted(set(groups))
+    kinds = sorted(set(groups or ()))
+    if groups is None or len(kinds) < _FEWEST_GROUPS:
+        kinds = groups = range(count)
     order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed)).tolist()
     judges = {kinds[i] for i in order[: _held_count(len(kinds), held_out)]}
     return [i for i in range(count) if groups[i] in judges], list(torch.arange(count).split(micro_batch))

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dode.errors import ModelError, NotFiniteError
 from dode.sampling import Denoiser, Guided
-from dode.spread import Spread
 
 ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
 Progress = Callable[[str, int, int], None]
@@ -23,16 +22,8 @@ class Metered:
         counts: evaluations by stage, each counted once per sample.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        extra_args: ExtraArgs | None,
-        device: torch.device,
-        progress: Progress | None,
-        spread: Spread | None = None,
-    ):
+    def __init__(self, denoiser: Denoiser, extra_args: ExtraArgs | None, device: torch.device, progress: Progress | None):
         self.denoiser, self.extra_args, self.device, self.progress = denoiser, extra_args, device, progress
-        self.spread = spread
         self.stage, self.totals = "", {}
         self.counts: dict[str, int] = {}
 
@@ -71,9 +62,6 @@ class Metered:
             self.counts[self.stage] += len(y)
             if self.progress is not None:
                 self.progress(self.stage, self.counts[self.stage], max(self.totals[self.stage], self.counts[self.stage]))
-            if not isinstance(out, Guided):
-                return parts[0]
-            guided = Guided(*parts)
-            return guided if self.spread is None else self.spread(samples, guided)
+            return Guided(*parts) if isinstance(out, Guided) else parts[0]
 
         return denoise

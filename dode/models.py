@@ -27,7 +27,6 @@ class Model:
         sigma_min, sigma_max: range of noise levels for schedules.
         coordinate: "flow" for flow matching, else "log_sigma".
         extra_args: a function from sample indices to the denoiser's further arguments.
-        guidance: the scale that its outputs are mixed with.
         classes: how many there are, where that function deals them to the samples in turn; else 0.
         info: what a parameter file says of it.
         device: where it wants its input.
@@ -39,7 +38,6 @@ class Model:
     sigma_max: float
     coordinate: str
     extra_args: Callable[[Tensor], dict[str, Any]]
-    guidance: float
     classes: int
     info: ModelInfo
     device: torch.device
@@ -123,7 +121,6 @@ def load_model(
         float(known["sigma_max"]),
         "flow" if flow else "log_sigma",
         _extra_args(maker, guidance),
-        guidance,
         int(getattr(denoiser, "classes", 0)),
         info,
         torch.device(device),

@@ -31,7 +31,6 @@ class Freedom:
         starts: schedules, each with one solver, from which a fit on a few samples sets out; see ``dode.students.rounds``.
         finalists: fits to the end, of which the best is taken, half of them from undistilled solvers and half from the best
             ends of the short fits. With one there are no short fits.
-        spread: up to so many times their guidance scale samples are fitted, where the fit is for new prompts; 1 for none.
     """
 
     taps: int = 3
@@ -43,7 +42,6 @@ class Freedom:
     steps: int = 8
     starts: int = 6
     finalists: int = 2
-    spread: float = 2.0
 
 
 class Numbers:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dode.correction import Parameters
-from dode.distill import Distillation, Report, check_split, judged_by_group, split
+from dode.distill import Distillation, Report, check_split, split
 from dode.endpoint import Start, Targets
 from dode.errors import FitError, NotFiniteError
 from dode.metered import ExtraArgs, Metered, Progress
@@ -22,7 +22,6 @@ from dode.numbers import Freedom
 from dode.refine import refine, robust_mean, stray_limit
 from dode.sampling import Denoiser, sample
 from dode.schedules import schedule, usual_schedule
-from dode.spread import spread
 from dode.tableau import Array, Tableau
 from dode.teacher import Teacher
 
@@ -56,7 +55,6 @@ def distill_students(
     continued: Sequence[Parameters] | None = None,
     teacher: Teacher | None = None,
     start: Start | None = None,
-    guidance: float = 1.0,
     held_out: float = 0.25,
     micro_batch: int = 16,
     extra_args: ExtraArgs | None = None,
@@ -81,8 +79,6 @@ def distill_students(
         teacher: its steps subdivide a grid of 10. By default iPNDM with 60 steps, or twice as many, up to 480, until halving
             them moves its ends by less than half a percent of their spread.
         start: ``start(noise, sigma)`` makes the noisy start; noise · σ by default.
-        guidance: the scale that ``Guided`` outputs were mixed with. Where it is above 1 and whole prompts judge, those that are
-            fitted are spread over larger scales too (``Freedom.spread``), since a new prompt may be pulled harder.
         held_out, micro_batch, extra_args, device, seed, groups, progress: as in ``distill``; the stages are "teacher",
             "search", "refine" and "check".
 
@@ -105,9 +101,8 @@ def distill_students(
     start = start or (lambda noise, sigma: noise * sigma)
     make = grids or (lambda steps: usual_grids(steps, low, high, flow))
     check_split(held_out, micro_batch)
+    model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
     held, batches = split(len(noise), held_out, micro_batch, seed, groups)
-    wide = spread(freedom.spread, guidance, held, groups) if groups and judged_by_group(groups) and guidance > 1 else None
-    model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress, wide)
     coarse = usual_schedule(coordinate, TEACHER_STEPS, low, high)
 
     def run(tableau: Tableau, over: Sequence[Tensor]) -> Tensor:

@@ -158,7 +158,7 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
     for scale in settings.scales:
         continued = [result.parameters for result in results] or None
 
-        def body(inside: Inside, continued: Any = continued, scale: float = scale) -> None:
+        def body(inside: Inside, continued: Any = continued) -> None:
             results[:] = distill_students(
                 inside.denoiser,
                 inside.noise,
@@ -171,7 +171,6 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
                 continued=continued,
                 teacher=teacher,
                 start=inside.start,
-                guidance=scale,
                 micro_batch=task.at_once,
                 extra_args=lambda samples: {"samples": samples},
                 device=inside.device,

@@ -18,7 +18,6 @@ from dode.numbers import Freedom, Numbers
 from dode.refine import _broyden as broyden  # pyright: ignore[reportPrivateUsage]
 from dode.refine import refine, robust_mean, stray_limit, stray_weights
 from dode.sampling import Guided, sample
-from dode.spread import spread
 from dode.students import _varied as varied  # pyright: ignore[reportPrivateUsage]
 from dode.students import rounds, usual_grids
 from dode.tableau import check_sigmas
@@ -94,35 +93,6 @@ def test_a_few_samples_are_of_all_prompts() -> None:
     assert targets.few(5) == [1, 2, 6, 8, 10]
     assert targets.few(20) == targets.fitted
     assert replace(targets, groups=None).few(3) == [1, 2, 3]
-
-
-def test_a_spread_sample_is_one_at_a_larger_scale_and_judges_are_not_spread() -> None:
-    groups = [0] * 6 + [3] * 6 + [5] * 2
-    wide = spread(2.25, 2.0, [1, 13], groups)
-    wanted = [1, 1, 1.5, 2.25, 1, 1.5, 1.5, 2.25, 1, 1.5, 2.25, 1, 2.25, 1]
-    np.testing.assert_allclose(wide.factors, wanted)
-    x, sigma = noise(14), torch.full((14,), 2.0, dtype=torch.float64)
-    conditional, null = ring()(x, sigma, tilt=0.5), ring()(x, sigma)
-    scales = 2.0 * torch.tensor(wanted, dtype=torch.float64)[:, None]
-    part = torch.tensor([2, 6, 13])
-    found = wide(part, Guided(*(tensor[part] for tensor in guided(x, sigma))))
-    np.testing.assert_allclose(found.denoised, (null + scales * (conditional - null))[part], atol=1e-12)
-    np.testing.assert_allclose(found.guidance, (scales / 2 * (conditional - null))[part], atol=1e-12)
-
-
-def test_samples_are_spread_where_the_fit_is_for_new_prompts_and_guided() -> None:
-    groups = [i // 8 for i in range(32)]
-
-    def fitted(most: float, guidance: float = 2.0, groups: list[int] | None = groups, model: Any = guided) -> Any:
-        more: dict[str, Any] = {"solvers": ("euler",), "grids": lambda n: usual_grids(n, 0.02, 20.0, False)[:1]}
-        return fit(model, mode=replace(FREEDOM, spread=most), guidance=guidance, groups=groups, **more)[0]
-
-    wide, narrow = fitted(2.0), fitted(1.0)
-    assert wide.report.error_base == pytest.approx(narrow.report.error_base, rel=1e-12)  # of the judges, at the scale itself
-    assert np.abs(wide.parameters.values - narrow.parameters.values).max() > 1e-3
-    for few, more in ({"guidance": 1.0}, {}), ({"groups": groups[:8] * 4}, {"groups": None}), ({"model": ring()}, {}):
-        one, other = fitted(2.0, **few), fitted(1.0, **{**few, **more})
-        np.testing.assert_array_equal(one.parameters.values, other.parameters.values)
 
 
 def test_derivatives_that_reuse_the_prefix_are_those_of_whole_runs() -> None:
