@@ -4,8 +4,7 @@ Derivatives are finite differences: changing a row reruns only what comes after 
 model is needed.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -36,7 +35,6 @@ class Targets:
         sigma_range: the model's lowest and highest noise level.
         batches: indices of the samples, in micro-batches.
         held: indices of the samples that judge and are not fitted.
-        groups: for each sample a number that those with the same prompt share, (N,); None where all have the same.
     """
 
     noise: Tensor
@@ -45,7 +43,6 @@ class Targets:
     sigma_range: tuple[float, float]
     batches: list[Tensor]
     held: list[int]
-    groups: Sequence[int] | None = None
 
     def only(self, samples: list[int]) -> "Targets":
         """The same for some of the samples."""
@@ -63,14 +60,6 @@ class Targets:
         """The samples that do not judge, in that order."""
         judges = set(self.held)
         return [i for i in self.order if i not in judges]
-
-    def few(self, count: int) -> list[int]:
-        """The first of the fitted samples, up to so many, of all groups as evenly as can be."""
-        seen, turn = Counter[int](), dict[int, int]()
-        for i in self.fitted:
-            group = self.groups[i] if self.groups is not None else 0
-            turn[i], seen[group] = seen[group], seen[group] + 1
-        return sorted(sorted(turn, key=turn.__getitem__)[:count])
 
     def run(self, model: Metered, tableau: Tableau) -> Tensor:
         """Where a sampler ends, (N, …)."""

@@ -126,7 +126,7 @@ def distill_students(
             halved, full = full, reached(chosen)
         fine = chosen.tableau(coarse, low)
         model.enter("teacher", fine.evaluations * len(noise))
-        targets = Targets(noise, start, run(fine, batches), sigma_range, batches, held, groups)
+        targets = Targets(noise, start, run(fine, batches), sigma_range, batches, held)
         for number, budget in enumerate(evaluations):
             before = dict(model.counts)
             candidates, base = _beaten(model, targets, _candidates(model, targets, budget, solvers, make, coordinate))
@@ -233,9 +233,9 @@ def _candidates(
                 tables.setdefault(base, Parameters(name, order, form, tuple(grid.tolist()), values, coordinate))
     if not tables:
         raise FitError(f"None of {', '.join(solvers)} makes a step within {budget} evaluations.")
-    few = targets.few(_TRIED[1])
+    few = targets.fitted[: _TRIED[1]]
     model.enter("search", model.counts.get("search", 0) + _TRIED[0] * sum(table.evaluations for table in tables))
-    ranked = _ranked(model, targets.only(targets.few(_TRIED[0])), list(tables))
+    ranked = _ranked(model, targets.only(few[: _TRIED[0]]), list(tables))
     keys = [(tables[table].sigmas, table) for table in ranked] + [(tables[table].method, table) for table in ranked]
     firsts = dict(reversed(keys)).values()  # of each schedule and of each solver
     best = list(dict.fromkeys([*ranked[: round(_KEPT * len(ranked))], *firsts]))
@@ -294,9 +294,9 @@ def _fitted(
 
 
 def _part(targets: Targets, size: int) -> Targets:
-    """The same for a few samples, of which the same share judges."""
+    """The same for the first few samples, of which the same share judges."""
     judges = targets.held[: max(1, round(size * len(targets.held) / len(targets.noise)))]
-    return targets.only(targets.few(max(1, size - len(judges))) + judges)
+    return targets.only(targets.fitted[: max(1, size - len(judges))] + judges)
 
 
 def _by_error(found: list[tuple[Parameters, Array]]) -> list[tuple[Parameters, Array]]:

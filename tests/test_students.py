@@ -1,6 +1,5 @@
 """The end-point fit: exact models whose solution is known, and what must hold whatever the model."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,16 +82,6 @@ def test_the_guidance_channel_is_used_where_the_model_gives_it() -> None:
     assert without.parameters.guidance is None
     with pytest.raises(ModelError, match="only one of them"):
         sample(ring(), noise(2), with_channel.parameters.tableau())
-
-
-def test_a_few_samples_are_of_all_prompts() -> None:
-    """A host deals prompts in blocks: the first samples alone would be all of the first prompt."""
-    unit, groups = noise(12), [0] * 6 + [1] * 4 + [2] * 2
-    targets = Targets(unit, lambda z, sigma: z * sigma, unit, (0.02, 20.0), list(torch.arange(12).split(5)), [0, 7], groups)
-    assert targets.few(3) == [1, 6, 10]
-    assert targets.few(5) == [1, 2, 6, 8, 10]
-    assert targets.few(20) == targets.fitted
-    assert replace(targets, groups=None).few(3) == [1, 2, 3]
 
 
 def test_derivatives_that_reuse_the_prefix_are_those_of_whole_runs() -> None:
