@@ -1,11 +1,13 @@
-"""The models that the benchmark of quality runs on: three trained ones, and two whose denoiser is a closed form.
+"""The models that the benchmark of quality runs on: five trained ones, and two whose denoiser is a closed form.
 
-Each knows its conditional and its unconditional output at one call, so that guidance costs the benchmark one pass. Sample i has
-class i modulo the number of classes.
+Each knows its conditional and its unconditional output at one call, so that guidance costs the benchmark one pass. A sample's
+label is the number of its prompt. With most models that is one of eight classes; the others have as many prompts as there are
+samples, and those of the test are not among those of the fit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dode.sampling
+from benchmarks.prompts import prompts
 from benchmarks.trained import SD_RANGE, output, trained_network
 from dode.demo.model import context_of, embedded_model
 from dode.demo.pictures import CLASSES, draw
@@ -20,6 +23,9 @@ from dode.schedules import schedule
 from dode.tableau import Array
 
 Outputs = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+
+ALL_CLASSES = tuple(range(len(CLASSES)))
+PROMPTS = 1024  # for the samples of a fit, and as many for those of a test
 
 RANK = 48  # directions that a class's Gaussian knows beyond the isotropic rest
 PICTURES, EXEMPLARS = 400, 32  # drawn per class
@@ -40,6 +46,7 @@ class BenchModel:
         device: where it computes.
         looks: on how many samples the stock search ranks, first all candidates, then those that are left.
         reference_steps: half the steps of iPNDM that give the converged solution.
+        fit_prompts, test_prompts: the labels that samples of a fit and of a test have in turn. Label i is of class i modulo 8.
     """
 
     name: str
@@ -52,6 +59,8 @@ class BenchModel:
     device: torch.device
     looks: tuple[int, int]
     reference_steps: int
+    fit_prompts: tuple[int, ...] = ALL_CLASSES
+    test_prompts: tuple[int, ...] = ALL_CLASSES
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -83,10 +92,10 @@ class BenchModel:
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(count)]).to(self.device)
 
-    def extra_args(self, classes: tuple[int, ...] = tuple(range(len(CLASSES)))) -> Callable[[Tensor], dict[str, Tensor]]:
-        """From sample indices to the denoiser's further arguments: sample i gets class ``classes[i % len(classes)]``."""
-        table = torch.tensor(classes)
-        return lambda samples: {"labels": table[samples.cpu() % len(classes)].to(self.device)}
+    def extra_args(self, labels: tuple[int, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
+        """From sample indices to the denoiser's further arguments: sample i gets label ``labels[i % len(labels)]``."""
+        table = torch.tensor(labels)
+        return lambda samples: {"labels": table[samples.cpu() % len(labels)].to(self.device)}
 
     def reference_grid(self, steps: int) -> Array:
         """A fine grid: Karras's, or for flow uniform in half log-SNR between its two ends."""
@@ -179,15 +188,18 @@ class _LowRankMixture:
         return mean(log_posterior.masked_fill(~own, -torch.inf)), mean(log_posterior) if both else None
 
 
-def _trained(kind: str, device: torch.device) -> BenchModel:
-    network = _placed(trained_network(kind), device)
+def _trained(kind: str, with_prompts: bool, device: torch.device) -> BenchModel:
+    """A trained model of pictures with 16 pixels a side: of noise prediction in Stable Diffusion's range of σ, or of flow
+    matching."""
+    network = _placed(trained_network(kind, with_prompts), device)
+    contexts = (prompts(2 * PROMPTS) if with_prompts else torch.eye(len(CLASSES)))[:, None].to(device)
 
     def denoised(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         # The velocity n - x0 of x = (1 - σ) x0 + σ n and the noise n of x = x0 + σ n enter in the same way.
         return x - sigma.to(x.dtype).view(-1, 1, 1, 1) * output(kind, network, x, sigma, context)
 
     def outputs(x: Tensor, sigma: Tensor, labels: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
-        context = context_of(labels).to(x)
+        context = contexts[labels].to(x)
         if not both:
             return denoised(x, sigma, context), None
         pair = torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([context, torch.zeros_like(context)])
@@ -195,17 +207,12 @@ def _trained(kind: str, device: torch.device) -> BenchModel:
         return conditional, null
 
     sigmas, coordinate = ((0.001, 1.0), "flow") if kind == "flow" else (SD_RANGE, "log_sigma")
-    return BenchModel(kind, (3, 16, 16), *sigmas, coordinate, kind, outputs, device, (4, 16), 100)
-
-
-def flow(device: torch.device) -> BenchModel:
-    """The trained flow-matching model of pictures with 16 pixels a side."""
-    return _trained("flow", device)
-
-
-def eps(device: torch.device) -> BenchModel:
-    """The trained noise-prediction model of pictures with 16 pixels a side, in Stable Diffusion's range of σ."""
-    return _trained("eps", device)
+    name = f"{kind}{'-prompts' * with_prompts}"
+    found = BenchModel(name, (3, 16, 16), *sigmas, coordinate, kind, outputs, device, (4, 16), 100)
+    if not with_prompts:
+        return found
+    labels = tuple(range(2 * PROMPTS))
+    return replace(found, reference_steps=200, fit_prompts=labels[:PROMPTS], test_prompts=labels[PROMPTS:])
 
 
 def exemplars(device: torch.device) -> BenchModel:
@@ -230,8 +237,7 @@ def exemplars(device: torch.device) -> BenchModel:
 
 MODELS: dict[str, Callable[[torch.device], BenchModel]] = {
     "embedded": embedded,
-    "flow": flow,
-    "eps": eps,
+    **{f"{kind}{'-prompts' * given}": partial(_trained, kind, given) for given in (False, True) for kind in ("flow", "eps")},
     "gaussians": gaussians,
     "exemplars": exemplars,
 }

@@ -23,8 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.models import MODELS
-from benchmarks.quality_cells import ALL_CLASSES, Plan, cells, torch_settings
+from benchmarks.models import ALL_CLASSES, MODELS
+from benchmarks.quality_cells import Plan, cells, torch_settings
 from benchmarks.quality_plots import fitted, work_precision
 from benchmarks.quality_report import markdown, merged, modes_of, rotated
 from benchmarks.stock_search import left_out
@@ -34,7 +34,7 @@ PLANS = {
     "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 128, 128),
 }
 PAIRS = tuple(zip(ALL_CLASSES[::2], ALL_CLASSES[1::2], strict=True))
-STUDIES = ("samples", "teacher", "transfer", "cost", "ablations", "parts")
+STUDIES = ("samples", "prompts", "teacher", "transfer", "cost", "ablations", "parts")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

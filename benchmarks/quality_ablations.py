@@ -38,7 +38,7 @@ def fit_euler(
 ) -> Parameters:
     """The paper's fit of Euler's method, with or without two of the official code's choices. noise: unit, (N, …)."""
     steps, denoiser = len(grid) - 1, model.denoiser(guidance)
-    arguments = model.extra_args()(torch.arange(len(noise)))
+    arguments = model.extra_args(model.fit_prompts)(torch.arange(len(noise)))
     fine = Teacher("euler", substeps=SUBSTEPS).tableau(grid, model.sigma_min)
     if not nested:
         fine = build_tableau("euler", _grid(model, steps * SUBSTEPS))
@@ -91,7 +91,7 @@ def _variants(on: Trial, noise: Tensor, grid: Array) -> Iterator[tuple[str, int,
             teacher=Teacher("euler", substeps=SUBSTEPS),
             guard=guard,
             sigma_min=model.sigma_min,
-            extra_args=model.extra_args(),
+            extra_args=model.extra_args(model.fit_prompts),
         )
         yield f"{FEW} samples, {'with' if guard else 'without'} guard", FEW, few.parameters
 

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.models import BenchModel
+from benchmarks.models import ALL_CLASSES, BenchModel
 from benchmarks.stock_search import Best, run_table, search
 from dode.correction import Parameters
 from dode.measure import rms
 from dode.methods import build_tableau
 
 FIT_SEED, TEST_SEED, RESAMPLES = 0, 1000, 2000
-ALL_CLASSES = tuple(range(8))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run measures: the cells, the modes of the fit, numbers of samples, the classes of each side.
+    """What a run measures: the cells, the modes of the fit, numbers of samples, the prompts of each side (the model's if none
+    are named).
 
     ``rotation`` holds groups of classes. Each is left out of one fit, and it is the samplers of that fit that are tested on it.
     """
@@ -31,8 +31,8 @@ class Plan:
     modes: tuple[str, ...]
     fit_samples: int
     test_samples: int
-    fit_classes: tuple[int, ...] = ALL_CLASSES
-    test_classes: tuple[int, ...] = ALL_CLASSES
+    fit_prompts: tuple[int, ...] = ()
+    test_prompts: tuple[int, ...] = ()
     rotation: tuple[tuple[int, ...], ...] = ()
     fit_seed: int = FIT_SEED
     test_seed: int = TEST_SEED
@@ -43,10 +43,16 @@ class Plan:
         """The finalists of an earlier stock search for this cell, if there was one."""
         return tuple(self.shortlist.get((model, guidance, evaluations), {}).get("finalists", ()))
 
-    def turns(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """For each fit the classes that its samplers are tested on, and those that it is made on."""
-        turns = [(group, tuple(c for c in self.fit_classes if c not in group)) for group in self.rotation]
-        return turns or [(self.test_classes, self.fit_classes)]
+    def turns(self, model: BenchModel) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """For each fit the classes that its samplers are tested on, and the prompts that it is made on."""
+        prompts = self.fit_prompts or model.fit_prompts
+        turns = [(group, tuple(p for p in prompts if class_of(p) not in group)) for group in self.rotation]
+        return turns or [(ALL_CLASSES, prompts)]
+
+
+def class_of(label: Any) -> Any:
+    """The class of a prompt, or of each of a tensor of them."""
+    return label % len(ALL_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class Trial:
 
 def trial(model: BenchModel, guidance: float, plan: Plan) -> Trial:
     """Draw the test noise and solve the ODE on it, by iPNDM on a fine grid and on one half as fine."""
-    noise, extra = model.noise(plan.test_samples, plan.test_seed), model.extra_args(plan.test_classes)
+    noise = model.noise(plan.test_samples, plan.test_seed)
+    extra = model.extra_args(plan.test_prompts or model.test_prompts)
 
     def solved(steps: int) -> Tensor:
         grid = model.reference_grid(2 * steps)
@@ -87,9 +94,12 @@ def fit(
     from dode.students import distill_students
 
     more.setdefault("micro_batch", 64)
-    extra_args = model.extra_args(plan.fit_classes)
+    extra_args = model.extra_args(plan.fit_prompts or model.fit_prompts)
+    labels = extra_args(torch.arange(plan.fit_samples))["labels"]
     if plan.rotation:  # it is other classes that count, so classes judge
-        more.setdefault("groups", extra_args(torch.arange(plan.fit_samples))["labels"].tolist())
+        more.setdefault("groups", class_of(labels).tolist())
+    elif len(model.fit_prompts) > len(ALL_CLASSES):  # likewise for prompts
+        more.setdefault("groups", labels.tolist())
     return distill_students(
         denoiser or model.fit_denoiser(guidance),
         model.noise(plan.fit_samples, plan.fit_seed),
@@ -181,8 +191,8 @@ def stock_record(best: Best, reference: Tensor) -> dict[str, Any]:
 def run_each(on: Trial, plan: Plan, found: Sequence[Parameters], evaluations: int) -> Tensor:
     """Sample the trial's noise with the distilled samplers of the plan's turns, each on the classes it is tested on."""
     numbers = torch.arange(len(on.noise))
-    owners, ends = on.extra_args(numbers)["labels"].cpu(), torch.empty_like(on.reference)
-    for (tested, _), parameters in zip(plan.turns(), found, strict=True):
+    owners, ends = class_of(on.extra_args(numbers)["labels"].cpu()), torch.empty_like(on.reference)
+    for (tested, _), parameters in zip(plan.turns(on.model), found, strict=True):
         mine = numbers[torch.isin(owners, torch.tensor(tested))]
         part = replace(on, noise=on.noise[mine], extra_args=lambda samples, mine=mine: on.extra_args(mine[samples.cpu()]))
         ends[mine] = run_parameters(part, parameters, evaluations)
@@ -197,7 +207,7 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
     fits: dict[str, list[list[Any]]] = {}
     for mode in plan.modes:
         began = time.time()
-        fits[mode] = [fit(model, guidance, replace(plan, fit_classes=fitted), mode) for _, fitted in plan.turns()]
+        fits[mode] = [fit(model, guidance, replace(plan, fit_prompts=fitted), mode) for _, fitted in plan.turns(model)]
         say(f"  fit {mode}: {time.time() - began:.0f} s")
     found = []
     for number, evaluations in enumerate(plan.evaluations):

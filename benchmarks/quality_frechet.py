@@ -47,7 +47,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def _rows(model: BenchModel, guidance: float, cells: list[Cell], true: Tensor, features: Features) -> Iterator[Cell]:
-    noise, extra = model.noise(len(true), SEED), model.extra_args()
+    noise, extra = model.noise(len(true), SEED), model.extra_args(model.fit_prompts)
 
     def row(name: str, evaluations: int, samples: Tensor) -> Cell:
         found = features(samples)

@@ -33,7 +33,7 @@ def parts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator
             continue
         other = {key: value for key, value in change.items() if key == "groups"}
         freedom = Freedom(**{key: value for key, value in change.items() if key not in other})
-        turns = [fit(model, guidance, replace(plan, fit_classes=fitted), freedom, **other) for _, fitted in plan.turns()]
+        turns = [fit(model, guidance, replace(plan, fit_prompts=fitted), freedom, **other) for _, fitted in plan.turns(model)]
         for evaluations, results in zip(plan.evaluations, zip(*turns, strict=True), strict=True):
             samples = run_each(on, plan, [result.parameters for result in results], evaluations)
             error = score(samples, on.reference)["error"]

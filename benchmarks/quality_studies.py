@@ -19,6 +19,7 @@ from benchmarks.quality_transfer import transfer
 from dode.teacher import Teacher
 
 Rows = Iterator[dict[str, Any]]
+PROMPTS = (4, 8, 16, 32, 64)
 SAMPLES = (8, 16, 32, 64, 128, 256, 512)
 SUBSTEPS = (1, 2, 4, 6, 10, 20)
 TEACHERS = ("dpmpp_3m", "ipndm")
@@ -43,6 +44,13 @@ def samples(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
     """Error over the number of samples fitted on; quick mode stops at 64."""
     counts = tuple(n for n in SAMPLES if mode == "full" or n <= 64)
     yield from _fits(trial(model, guidance, plan), plan, "samples", counts, lambda n: (replace(plan, fit_samples=n), {}))
+
+
+def prompts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
+    """Error on new prompts over the number of prompts that the samples of the fit share."""
+    counts = tuple(n for n in PROMPTS if n <= min(plan.fit_samples, len(model.fit_prompts)))
+    at = trial(model, guidance, plan)
+    yield from _fits(at, plan, "prompts", counts, lambda n: (replace(plan, fit_prompts=model.fit_prompts[:n]), {}))
 
 
 def teacher(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
@@ -103,7 +111,11 @@ def cost(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
         batch = torch.arange(min(32, plan.fit_samples))
         noise = model.noise(len(batch), 0) * model.sigma_max * 0.9
         with _Peak(model.device) as call, torch.no_grad():
-            timed(noise, torch.full((len(batch),), model.sigma_max * 0.9, device=noise.device), **model.extra_args()(batch))
+            timed(
+                noise,
+                torch.full((len(batch),), model.sigma_max * 0.9, device=noise.device),
+                **model.extra_args(model.fit_prompts)(batch),
+            )
         inside = 0.0
         began = time.perf_counter()
         with _Peak(model.device) as whole:
@@ -131,6 +143,7 @@ def cost(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Rows:
 
 STUDIES: dict[str, Callable[[BenchModel, float, Plan, str], Rows]] = {
     "samples": samples,
+    "prompts": prompts,
     "teacher": teacher,
     "cost": cost,
     "transfer": transfer,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.models import BenchModel, embedded
-from benchmarks.quality_cells import ALL_CLASSES, Plan, fit, run_parameters, score, trial
+from benchmarks.quality_cells import Plan, class_of, fit, run_parameters, score, trial
 from benchmarks.stock_search import run_table, search
 from dode.demo.model import context_of, embedded_model
 from dode.demo.network import UNet
@@ -51,7 +51,11 @@ def transfer(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Itera
     """Parameters used where they were not fitted, against the best stock sampler there and their own undistilled solver."""
     fits = {m: fit(model, guidance, plan, m) for m in plan.modes}
     uses = [(*target, fits) for target in _targets(model, guidance, plan)]
-    halves = replace(plan, fit_classes=ALL_CLASSES[:6], test_classes=ALL_CLASSES[6:])
+    halves = replace(
+        plan,
+        fit_prompts=tuple(p for p in model.fit_prompts if class_of(p) < 6),
+        test_prompts=tuple(p for p in model.test_prompts if class_of(p) >= 6),
+    )
     uses.append(
         ("classes 6 and 7, fitted on 0 to 5", model, guidance, halves, {m: fit(model, guidance, halves, m) for m in fits})
     )

@@ -66,7 +66,7 @@ def test_closed_form_is_the_gradient_of_the_density(flow: BenchModel) -> None:
 
 
 def test_table_and_stock_function_agree(flow: BenchModel) -> None:
-    noise, extra = flow.noise(2, 1000), flow.extra_args()
+    noise, extra = flow.noise(2, 1000), flow.extra_args(flow.fit_prompts)
     for candidate in candidates(flow, 4)[::60]:
         wanted, calls = run_stock(flow, 3.0, candidate, noise, extra)
         assert calls <= 4, candidate.name
@@ -87,7 +87,7 @@ def test_one_cell(flow: BenchModel) -> None:
 
 def test_each_class_is_tested_with_the_fit_that_leaves_it_out(flow: BenchModel) -> None:
     plan = Plan((2,), (3.0,), (), 8, 16, rotation=((1, 0), (2, 3, 4, 5, 6, 7)))
-    (_, first), (_, second) = plan.turns()
+    (_, first), (_, second) = plan.turns(flow)
     assert first == (2, 3, 4, 5, 6, 7)
     assert second == (0, 1)
     on = trial(flow, 3.0, plan)
@@ -99,7 +99,7 @@ def test_each_class_is_tested_with_the_fit_that_leaves_it_out(flow: BenchModel) 
     assert rms(run_each(on, plan, found, 2), wanted) < 1e-6 * rms(one, other)
     with pytest.raises(ValueError, match="zip"):
         run_each(on, plan, found[:1], 2)
-    few = replace(plan, fit_samples=12, fit_classes=first)
+    few = replace(plan, fit_samples=12, fit_prompts=first)
     (fitted,) = fit(flow, 3.0, few, Freedom(iterations=0), solvers=("ipndm",), teacher=Teacher("ipndm", 4, 1))
     assert fitted.report.held_out == 4  # two of six classes, where a quarter of the samples would be three
 
