@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dode.sampling
-from benchmarks.prompts import prompts
+from benchmarks.prompts import COUNT, prompts
 from benchmarks.trained import SD_RANGE, output, trained_network
 from dode.demo.model import context_of, embedded_model
 from dode.demo.pictures import CLASSES, draw
@@ -25,7 +25,6 @@ from dode.tableau import Array
 Outputs = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 ALL_CLASSES = tuple(range(len(CLASSES)))
-PROMPTS = 1024  # for the samples of a fit, and as many for those of a test
 
 RANK = 48  # directions that a class's Gaussian knows beyond the isotropic rest
 PICTURES, EXEMPLARS = 400, 32  # drawn per class
@@ -192,7 +191,7 @@ def _trained(kind: str, with_prompts: bool, device: torch.device) -> BenchModel:
     """A trained model of pictures with 16 pixels a side: of noise prediction in Stable Diffusion's range of σ, or of flow
     matching."""
     network = _placed(trained_network(kind, with_prompts), device)
-    contexts = (prompts(2 * PROMPTS) if with_prompts else torch.eye(len(CLASSES)))[:, None].to(device)
+    contexts = (prompts() if with_prompts else torch.eye(len(CLASSES)))[:, None].to(device)
 
     def denoised(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         # The velocity n - x0 of x = (1 - σ) x0 + σ n and the noise n of x = x0 + σ n enter in the same way.
@@ -211,8 +210,8 @@ def _trained(kind: str, with_prompts: bool, device: torch.device) -> BenchModel:
     found = BenchModel(name, (3, 16, 16), *sigmas, coordinate, kind, outputs, device, (4, 16), 100)
     if not with_prompts:
         return found
-    labels = tuple(range(2 * PROMPTS))
-    return replace(found, reference_steps=200, fit_prompts=labels[:PROMPTS], test_prompts=labels[PROMPTS:])
+    labels = tuple(range(len(contexts)))
+    return replace(found, reference_steps=200, fit_prompts=labels[:COUNT], test_prompts=labels[COUNT:])
 
 
 def exemplars(device: torch.device) -> BenchModel:

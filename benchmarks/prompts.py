@@ -10,6 +10,7 @@ from torch import Tensor
 from dode.demo.pictures import CLASSES, draw
 
 LENGTH = len(CLASSES) + 6
+COUNT = 1024  # for the samples of a fit, and as many others for those of a test
 _SEED = 21
 
 
@@ -20,8 +21,8 @@ def describe(pictures: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([F.one_hot(labels, len(CLASSES)).to(halves), halves], dim=1)
 
 
-def prompts(count: int) -> Tensor:
-    """The prompts (count, LENGTH) of fresh drawn pictures; prompt i is of class i modulo the number of classes."""
+def prompts() -> Tensor:
+    """The prompts (2 · COUNT, LENGTH) of fresh drawn pictures; prompt i is of class i modulo the number of classes."""
     generator = torch.Generator().manual_seed(_SEED)
-    labels = torch.arange(count) % len(CLASSES)
+    labels = torch.arange(2 * COUNT) % len(CLASSES)
     return torch.cat([describe(F.avg_pool2d(draw(part, generator), 2), part) for part in labels.split(512)])

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.models import ALL_CLASSES, MODELS
 from benchmarks.quality_cells import Plan, cells, torch_settings
-from benchmarks.quality_plots import fitted, work_precision
+from benchmarks.quality_plots import error_over, fitted, work_precision
 from benchmarks.quality_report import markdown, merged, modes_of, rotated
 from benchmarks.stock_search import left_out
 
@@ -142,6 +142,8 @@ def main() -> None:
 
         result, text = run_study(options, plan_of(options))
         write(result, text, options.output, options.study)
+        if options.study in result["rows"][0]:  # it went through one setting's values
+            error_over(result["rows"], options.study, options.output / f"{options.study}.png")
     else:
         compare(options)
 

@@ -41,6 +41,27 @@ def work_precision(cells: list[Cell], path: Path) -> Path:
     return path
 
 
+def error_over(rows: list[Cell], label: str, path: Path) -> Path:
+    """Error of fits over one of their settings: numbers, or a solver and a number, as in "ipndm x 6"."""
+    plt = pyplot()
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        solver, _, number = str(row[label]).rpartition(" x ")
+        name = f"{row['model']}, guidance {row['guidance']:g}, {row['NFE']} NFE, {row['mode']}{', ' * bool(solver)}{solver}"
+        lines.setdefault(name, []).append((int(number), row["error"]))
+    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    for name, points in lines.items():
+        axis.plot(*zip(*points, strict=True), "o-", label=name)
+    axis.set(xlabel=label, ylabel="RMS error", yscale="log")
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(True, which="both", linewidth=0.3)
+    axis.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
 def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
     """The grids and the values fitted in one mode: a row a model and guidance scale, a column a kind."""
     plt = pyplot()

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.models import BenchModel, exemplars, gaussians
+from benchmarks.models import MODELS, BenchModel, exemplars, gaussians
+from benchmarks.prompts import describe, prompts
 from benchmarks.quality_cells import (
     Plan,
     described,
@@ -20,11 +23,14 @@ from benchmarks.quality_cells import (
     squares,
     trial,
 )
+from benchmarks.quality_plots import error_over
 from benchmarks.quality_report import geometric_mean, markdown
 from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
 from dode.correction import Parameters
 from dode.measure import rms
+from dode.methods import build_tableau
 from dode.numbers import Freedom
+from dode.schedules import schedule
 from dode.teacher import Teacher
 
 CPU = torch.device("cpu")
@@ -102,6 +108,37 @@ def test_each_class_is_tested_with_the_fit_that_leaves_it_out(flow: BenchModel) 
     few = replace(plan, fit_samples=12, fit_prompts=first)
     (fitted,) = fit(flow, 3.0, few, Freedom(iterations=0), solvers=("ipndm",), teacher=Teacher("ipndm", 4, 1))
     assert fitted.report.held_out == 4  # two of six classes, where a quarter of the samples would be three
+
+
+def test_prompts_of_the_test_are_new_to_the_fit() -> None:
+    model = MODELS["eps-prompts"](CPU)
+    plan = Plan((2,), (3.0,), (), 64, 64, rotation=((6, 7), (0, 1, 2, 3, 4, 5)))
+    fitted = model.extra_args(model.fit_prompts)(torch.arange(64))["labels"]
+    tested = trial(replace(model, reference_steps=2), 3.0, plan).extra_args(torch.arange(64))["labels"]
+    assert not set(fitted.tolist()) & set(tested.tolist())
+    assert len(set(tested.tolist())) == 64
+    contexts = prompts()
+    assert len(torch.unique(contexts, dim=0)) == len(contexts)
+    assert (contexts[:, :8].argmax(1) == torch.arange(len(contexts)) % 8).all()
+    (_, without), (_, only) = plan.turns(model)
+    assert {p % 8 for p in without} == set(range(6))
+    assert {p % 8 for p in only} == {6, 7}
+
+
+def test_a_prompt_says_what_a_picture_shows() -> None:
+    """Samples of the trained model have the colours that their prompts name, and not those of other prompts."""
+    model, contexts = MODELS["flow-prompts"](CPU), prompts()[:16]
+    table = build_tableau("ipndm", schedule("linear", 20, *model.sigma_range))
+    made = run_table(model, 1.0, table, model.noise(16, 3), model.extra_args(tuple(range(16))))
+    shown = describe(made, torch.arange(16) % 8)
+    assert rms(shown, contexts) < 0.3 * rms(shown, contexts.roll(8, dims=0))  # those are other prompts of the same class
+
+
+@pytest.mark.parametrize("values", [[8, 16], ["ipndm x 6", "dpmpp_3m x 6"]])
+def test_error_over_a_setting_is_drawn(values: list[Any], tmp_path: Path) -> None:
+    shared = {"model": "eps", "guidance": 3.0, "NFE": 4, "mode": "balanced", "error": 0.1}
+    path = error_over([{**shared, "setting": value} for value in values], "setting", tmp_path / "plot.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_report_and_records() -> None:
