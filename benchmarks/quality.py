@@ -34,7 +34,7 @@ PLANS = {
     "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 128, 128),
 }
 PAIRS = tuple(zip(ALL_CLASSES[::2], ALL_CLASSES[1::2], strict=True))
-STUDIES = ("samples", "prompts", "teacher", "transfer", "cost", "ablations", "parts")
+STUDIES = ("samples", "prompts", "teacher", "transfer", "cost", "ablations", "parts", "residual")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

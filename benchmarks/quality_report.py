@@ -10,7 +10,8 @@ Cell = dict[str, Any]
 
 _READING = (
     "Error: RMS distance to the converged solution over all elements of the test samples, which have other noise than those of "
-    "the fit. Best stock: the best of all deterministic samplers of ComfyUI and k-diffusion on all schedules of ComfyUI, with "
+    "the fit; with the models that are named -prompts other prompts too, and where fits leave classes out, other classes. Best "
+    "stock: the best of all deterministic samplers of ComfyUI and k-diffusion on all schedules of ComfyUI, with "
     "the most steps that fit the evaluations; an evaluation is one call of the guided model. Candidates are ranked on a few of "
     "the test samples by tables that equal the stock functions to 1e-9; the best six are run by the stock functions themselves "
     "on all test samples, and the best of those counts. Ratio: error of the distilled sampler over that of the best stock one, "

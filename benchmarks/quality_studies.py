@@ -15,6 +15,7 @@ from benchmarks.quality_ablations import ablations
 from benchmarks.quality_cells import Plan, Trial, fit, run_parameters, score, torch_settings, trial
 from benchmarks.quality_parts import parts
 from benchmarks.quality_report import table
+from benchmarks.quality_residual import residual
 from benchmarks.quality_transfer import transfer
 from dode.teacher import Teacher
 
@@ -149,6 +150,7 @@ STUDIES: dict[str, Callable[[BenchModel, float, Plan, str], Rows]] = {
     "transfer": transfer,
     "ablations": ablations,
     "parts": parts,
+    "residual": residual,
 }
 
 
