@@ -62,6 +62,11 @@ class BenchModel:
     test_prompts: tuple[int, ...] = ALL_CLASSES
 
     @property
+    def new_prompts(self) -> bool:
+        """Whether samples of a test have other prompts than those of a fit."""
+        return self.fit_prompts != self.test_prompts
+
+    @property
     def sigma_range(self) -> tuple[float, float]:
         return self.sigma_min, self.sigma_max
 

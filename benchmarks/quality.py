@@ -78,7 +78,9 @@ def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
     """What a part of a report says of how it came about."""
     samples = f"{plan.fit_samples} samples to fit on, {plan.test_samples} to test on"
     if plan.rotation:
-        samples += f", {len(plan.rotation)} fits, each tested on the classes that it leaves out"
+        samples += (
+            f", {len(plan.rotation)} fits, each tested on the classes that it leaves out, of models with nothing but classes"
+        )
     return {
         "command": options.command,
         "machine": torch_settings(options.device),
@@ -102,13 +104,17 @@ def compare(options: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=PLANS, default="quick")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["embedded", "flow", "eps"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["embedded", "flow-prompts", "eps-prompts"])
     parser.add_argument("--guidance", nargs="+", type=float)
     parser.add_argument("--evaluations", nargs="+", type=int)
     parser.add_argument("--fit-modes", nargs="+", choices=("balanced", "best"))
     parser.add_argument("--fit-samples", type=int)
     parser.add_argument("--test-samples", type=int)
-    parser.add_argument("--held-out-classes", action="store_true", help="four fits, each tested on two classes it leaves out")
+    parser.add_argument(
+        "--held-out-classes",
+        action="store_true",
+        help="of models without other prompts: four fits, each tested on two classes that it leaves out",
+    )
     parser.add_argument("--shortlist", type=Path, metavar="JSON", help="run only the finalists of an earlier stock search")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
     parser.add_argument("--study", choices=STUDIES)

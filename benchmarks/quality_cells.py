@@ -23,7 +23,8 @@ class Plan:
     """What a run measures: the cells, the modes of the fit, numbers of samples, the prompts of each side (the model's if none
     are named).
 
-    ``rotation`` holds groups of classes. Each is left out of one fit, and it is the samplers of that fit that are tested on it.
+    ``rotation`` holds groups of classes, for models that know no other prompts. Each is left out of one fit, and it is the
+    samplers of that fit that are tested on it.
     """
 
     evaluations: tuple[int, ...]
@@ -44,10 +45,11 @@ class Plan:
         return tuple(self.shortlist.get((model, guidance, evaluations), {}).get("finalists", ()))
 
     def turns(self, model: BenchModel) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """For each fit the classes that its samplers are tested on, and the prompts that it is made on."""
+        """For each fit the prompts that its samplers are tested on, and those that it is made on."""
         prompts = self.fit_prompts or model.fit_prompts
-        turns = [(group, tuple(p for p in prompts if class_of(p) not in group)) for group in self.rotation]
-        return turns or [(ALL_CLASSES, prompts)]
+        if self.rotation and not model.new_prompts:
+            return [(group, tuple(p for p in prompts if p not in group)) for group in self.rotation]
+        return [(self.test_prompts or model.test_prompts, prompts)]
 
 
 def class_of(label: Any) -> Any:
@@ -95,11 +97,8 @@ def fit(
 
     more.setdefault("micro_batch", 64)
     extra_args = model.extra_args(plan.fit_prompts or model.fit_prompts)
-    labels = extra_args(torch.arange(plan.fit_samples))["labels"]
-    if plan.rotation:  # it is other classes that count, so classes judge
-        more.setdefault("groups", class_of(labels).tolist())
-    elif len(model.fit_prompts) > len(ALL_CLASSES):  # likewise for prompts
-        more.setdefault("groups", labels.tolist())
+    if plan.rotation or model.new_prompts:  # it is other prompts that count, so prompts judge
+        more.setdefault("groups", extra_args(torch.arange(plan.fit_samples))["labels"].tolist())
     return distill_students(
         denoiser or model.fit_denoiser(guidance),
         model.noise(plan.fit_samples, plan.fit_seed),
@@ -191,7 +190,7 @@ def stock_record(best: Best, reference: Tensor) -> dict[str, Any]:
 def run_each(on: Trial, plan: Plan, found: Sequence[Parameters], evaluations: int) -> Tensor:
     """Sample the trial's noise with the distilled samplers of the plan's turns, each on the classes it is tested on."""
     numbers = torch.arange(len(on.noise))
-    owners, ends = class_of(on.extra_args(numbers)["labels"].cpu()), torch.empty_like(on.reference)
+    owners, ends = on.extra_args(numbers)["labels"].cpu(), torch.empty_like(on.reference)
     for (tested, _), parameters in zip(plan.turns(on.model), found, strict=True):
         mine = numbers[torch.isin(owners, torch.tensor(tested))]
         part = replace(on, noise=on.noise[mine], extra_args=lambda samples, mine=mine: on.extra_args(mine[samples.cpu()]))
@@ -229,7 +228,7 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
             records = [{"parameters": described(result.parameters), "fit": fit_record(result.report)} for result in results]
             cell["distilled"][mode] = {
                 **score(samples, on.reference, best.samples),
-                **({"turns": records} if plan.rotation else records[0]),
+                **({"turns": records} if len(records) > 1 else records[0]),
             }
         found.append(cell)
         ratios = ", ".join(f"{mode} {d['error']:.4f} ({d['ratio']:.2f})" for mode, d in cell["distilled"].items())

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.models import MODELS
-from benchmarks.quality_cells import Plan, Trial, restored, run_each, squares, torch_settings, trial
+from benchmarks.quality_cells import Plan, Trial, class_of, restored, run_each, squares, torch_settings, trial
 from benchmarks.quality_report import Cell, geometric_mean, rotated, table
 from benchmarks.stock_search import candidates, run_stock
 from dode.demo.pictures import CLASSES
@@ -26,7 +26,7 @@ def _rows(on: Trial, plan: Plan, cell: Cell) -> Iterator[dict[str, Any]]:
     evaluations = cell["evaluations"]
     (best,) = candidates(on.model, evaluations, (cell["stock"]["name"],))
     others = squares(run_stock(on.model, on.guidance, best, on.noise, on.extra_args)[0], on.reference)
-    owners = on.extra_args(torch.arange(len(on.noise)))["labels"].cpu().numpy()
+    owners = class_of(on.extra_args(torch.arange(len(on.noise)))["labels"].cpu().numpy())
     for mode, distilled in cell["distilled"].items():
         found = [restored(record["parameters"]) for record in distilled.get("turns", [distilled])]
         mine = squares(run_each(on, plan, found, evaluations), on.reference)
@@ -50,7 +50,8 @@ def by_class(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], s
     if options.shortlist is None:
         raise SystemExit("--by-class measures the samplers of an earlier report: give it with --shortlist JSON.")
     report = json.loads(options.shortlist.read_text(encoding="utf-8"))["cells"]
-    if any(rotated(cell) != bool(plan.rotation) for cell in report):
+    asked = [cell for cell in report if cell["model"] in options.models]
+    if any(rotated(cell) != bool(plan.rotation) for cell in asked):
         raise SystemExit(f"Give --held-out-classes if, and only if, {options.shortlist} was made with it.")
     rows: list[dict[str, Any]] = []
     for name in options.models:
