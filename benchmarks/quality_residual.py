@@ -1,6 +1,7 @@
 """What is left at the end of a distilled sampler, and how much of it further weights in its last row could take away."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.models import BenchModel
-from benchmarks.quality_cells import Plan, fit, score, trial
-from benchmarks.stock_search import run_table
+from benchmarks.quality_cells import Plan, Trial, fit, trial
 from dode.correction import Parameters
 from dode.least_squares import solve_normal_equations
-from dode.methods import build_tableau
+from dode.measure import rms
 from dode.sampling import Guided, sample
 
 SEED, RIDGE = 3000, 1e-4
@@ -21,7 +21,7 @@ Design = Callable[[Tensor], Tensor]
 
 
 def _pixels(maps: Tensor) -> Tensor:
-    """Maps (B, K, C, H, W) as columns: (C, B·H·W, columns), one design for each channel that is to be corrected."""
+    """Maps (B, K, C, H, W) as columns for least squares, (C, B·H·W, columns): one matrix for each channel to correct."""
     return maps.transpose(1, 2).flatten(1, 2).movedim(1, -1).flatten(0, 2).expand(maps.shape[2], -1, -1)
 
 
@@ -30,7 +30,7 @@ def _by_channel(maps: Tensor) -> Tensor:
 
 
 def _shared(maps: Tensor) -> Tensor:
-    """The same weights for all channels: one design, (1, C·B·H·W, K)."""
+    """The same weights for all channels: one matrix, (1, C·B·H·W, K)."""
     return _by_channel(maps).flatten(0, 1)[None]
 
 
@@ -55,36 +55,27 @@ DESIGNS: dict[str, Design] = {
 }
 
 
-def _corrected(design: Design, known: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor]) -> Tensor:
-    """The correction that is fitted to (maps, residual) of known samples, for tested ones."""
-    apart = design is not _shared
+def correction(design: Design, known: tuple[Tensor, Tensor], maps: Tensor) -> Tensor:
+    """The correction for samples with these maps, as fitted to (maps, what is missed) of known ones."""
 
     def columns(maps: Tensor) -> Tensor:
         found = design(maps).double()
         return torch.cat([found, torch.ones_like(found[..., :1])], dim=-1)
 
-    def wanted(residual: Tensor) -> Tensor:
-        flat = residual.movedim(1, 0).flatten(1).double()
-        return flat if apart else flat.flatten()[None]
-
-    matrix, target = columns(known[0]), wanted(known[1])
-    there, found = columns(tested[0]), []
-    for number in range(len(matrix)):
-        gram, moment = matrix[number].mT @ matrix[number], matrix[number].mT @ target[number]
-        found.append(there[number] @ torch.from_numpy(solve_normal_equations(gram.numpy(), moment.numpy(), RIDGE)))
-    b, c, *size = tested[1].shape
-    return torch.stack(found).view(c, b, *size).movedim(0, 1).to(tested[1])
+    matrix, there, found = columns(known[0]), columns(maps), []
+    target = known[1].movedim(1, 0).double().reshape(len(matrix), -1)
+    for known_columns, wanted, its in zip(matrix, target, there, strict=True):
+        gram, moment = known_columns.mT @ known_columns, known_columns.mT @ wanted
+        found.append(its @ torch.from_numpy(solve_normal_equations(gram.numpy(), moment.numpy(), RIDGE)))
+    b, _, c, *size = maps.shape
+    return torch.cat(found).view(c, b, *size).movedim(0, 1)
 
 
-def _seen(
-    model: BenchModel, guidance: float, parameters: Parameters, noise: Tensor, labels: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """What a sampler saw on its way, (N, K, C, H, W): the start and all outputs; and where it ended, (N, C, H, W)."""
-    tableau, inner, maps, ends = parameters.tableau(), model.fit_denoiser(guidance), [], []
-    extra = model.extra_args(labels)
-    for batch in torch.arange(len(noise)).split(64):
-        start = noise[batch] * tableau.sigma
-        outputs = [start / tableau.sigma]
+def _seen(on: Trial, parameters: Parameters) -> tuple[Tensor, Tensor]:
+    """What a sampler saw on its way, (N, K, C, H, W): the start and all outputs; and what it missed, (N, C, H, W)."""
+    tableau, inner, maps, missed = parameters.tableau(), on.model.fit_denoiser(on.guidance), [], []
+    for batch in torch.arange(len(on.noise)).split(64):
+        outputs = [on.noise[batch]]
 
         def denoise(x: Tensor, sigma: Tensor, labels: Tensor, outputs: list[Tensor] = outputs) -> Any:
             found = inner(x, sigma, labels)
@@ -92,27 +83,22 @@ def _seen(
             return found
 
         with torch.no_grad():
-            ends.append(sample(denoise, start, tableau, extra_args=extra(batch)))
+            end = sample(denoise, on.noise[batch] * tableau.sigma, tableau, extra_args=on.extra_args(batch))
         maps.append(torch.stack(outputs, dim=1).cpu())
-    return torch.cat(maps), torch.cat(ends).cpu()
+        missed.append((on.reference[batch] - end).cpu())
+    return torch.cat(maps), torch.cat(missed)
 
 
 def residual(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator[dict[str, Any]]:
     """What further weights of the last row could take away: a linear regression of the error at the end on everything that the
     sampler saw, fitted on fresh samples and judged on the test samples."""
-    on = trial(model, guidance, plan)
-    prompts, tests = plan.fit_prompts or model.fit_prompts, plan.test_prompts or model.test_prompts
-    noise = model.noise(plan.test_samples, SEED)
-    exact = build_tableau("ipndm", model.reference_grid(model.reference_steps), 4)
-    target = run_table(model, guidance, exact, noise, model.extra_args(prompts)).cpu()
+    fresh = replace(plan, test_seed=SEED, test_prompts=plan.fit_prompts or model.fit_prompts)
+    known, tested = trial(model, guidance, fresh), trial(model, guidance, plan)
     for fit_mode in plan.modes:
         for evaluations, result in zip(plan.evaluations, fit(model, guidance, plan, fit_mode), strict=True):
-            known = _seen(model, guidance, result.parameters, noise, prompts)
-            tested = _seen(model, guidance, result.parameters, on.noise, tests)
-            reference = on.reference.cpu()
-            before = score(tested[1], reference)["error"]
+            seen, there = _seen(known, result.parameters), _seen(tested, result.parameters)
+            before = rms(there[1], 0 * there[1])
             for name, design in DESIGNS.items():
-                change = _corrected(design, (known[0], target - known[1]), (tested[0], reference - tested[1]))
-                after = score(tested[1] + change, reference)["error"]
+                after = rms(there[1], correction(design, seen, there[0]))
                 row = {"model": model.name, "guidance": guidance, "NFE": evaluations, "mode": fit_mode, "further weights": name}
                 yield {**row, "error": before, "with them": after, "ratio": after / before}

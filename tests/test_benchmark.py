@@ -25,6 +25,7 @@ from benchmarks.quality_cells import (
 )
 from benchmarks.quality_plots import error_over
 from benchmarks.quality_report import geometric_mean, markdown
+from benchmarks.quality_residual import DESIGNS, correction
 from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
 from dode.correction import Parameters
 from dode.measure import rms
@@ -137,6 +138,17 @@ def test_error_over_a_setting_is_drawn(values: list[Any], tmp_path: Path) -> Non
     shared = {"model": "eps", "guidance": 3.0, "NFE": 4, "mode": "balanced", "error": 0.1}
     path = error_over([{**shared, "setting": value} for value in values], "setting", tmp_path / "plot.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_further_weights_find_what_they_can(name: str) -> None:
+    """All can take a multiple of one output away; what differs by channel only those that weigh channels apart."""
+    maps = torch.randn(6, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    known, tested = maps[:4], maps[4:]
+    for apart, scale in ((False, torch.ones(3)), (True, torch.tensor([1.0, -1.0, 0.5]))):
+        missed = 0.3 * maps[:, 1] * scale.view(3, 1, 1)
+        left = rms(missed[4:], correction(DESIGNS[name], (known, missed[:4]), tested)) / rms(missed, 0 * missed)
+        assert (left > 0.5) if apart and name == "a weight for each output" else (left < 0.05)
 
 
 def test_report_and_records() -> None:
