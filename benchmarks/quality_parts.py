@@ -1,11 +1,13 @@
 """What each part of the fit is worth: balanced mode, with one taken away or added."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks.models import BenchModel
 from benchmarks.quality_cells import Plan, fit, run_each, score, trial
+from dode.numbers import Freedom
+from dode.students import MODES
 
 CHANGES: dict[str, dict[str, Any]] = {
     "balanced": {},
@@ -17,15 +19,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "noise levels alone": {"taps": 0, "guidance": 0, "model_sigmas": False},
     "differences alone": {"grid": False, "start": False, "guidance": 0, "model_sigmas": False},
     "one start": {"starts": 1},
+    "one fit to the end": {"finalists": 1},
     "derivatives more often": {"iterations": 3},
+    "mode best": asdict(MODES["best"]),
     "judged by samples of all classes": {"groups": None},
 }
 
 
 def parts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator[dict[str, Any]]:
     """What each part of the fit is worth: the error on test samples, and the change of balanced mode's."""
-    from dode.numbers import Freedom
-
     on = trial(model, guidance, plan)
     whole: dict[int, float] = {}
     for name, change in CHANGES.items():
