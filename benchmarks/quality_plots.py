@@ -35,7 +35,7 @@ def work_precision(cells: list[Cell], path: Path) -> Path:
             axis.axhline(here[0]["reference_error"], color="0.8", linestyle=":", linewidth=1)
             axis.set(title=f"{model}, guidance {guidance:g}", xlabel="evaluations", ylabel="RMS error")
             axis.grid(True, which="both", linewidth=0.3)
-    axes[0, 0].legend(fontsize=8)
+    next(axis for axis in axes.flat if axis.lines).legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
