@@ -1,6 +1,7 @@
 """Distilled samplers against the best of all stock samplers on all stock schedules.
 
     COMFYUI_DIR=… python benchmarks/quality.py --mode quick --output OUT
+    python benchmarks/quality.py --mode full --held-out-classes --output OUT                            on new noise and prompts
     python benchmarks/quality.py --mode full --models embedded --guidance 3 --output OUT/embedded_3     a part of the whole
     python benchmarks/quality.py --merge OUT/*/quality.json --output OUT                                the parts in one report
     python benchmarks/quality.py --study samples --output OUT                                           another question
