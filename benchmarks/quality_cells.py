@@ -44,12 +44,16 @@ class Plan:
         """The finalists of an earlier stock search for this cell, if there was one."""
         return tuple(self.shortlist.get((model, guidance, evaluations), {}).get("finalists", ()))
 
+    def prompts(self, model: BenchModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The prompts of the fit's samples and those of the test's."""
+        return self.fit_prompts or model.fit_prompts, self.test_prompts or model.test_prompts
+
     def turns(self, model: BenchModel) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """For each fit the prompts that its samplers are tested on, and those that it is made on."""
-        prompts = self.fit_prompts or model.fit_prompts
+        fitted, tested = self.prompts(model)
         if self.rotation and not model.new_prompts:
-            return [(group, tuple(p for p in prompts if p not in group)) for group in self.rotation]
-        return [(self.test_prompts or model.test_prompts, prompts)]
+            return [(group, tuple(p for p in fitted if p not in group)) for group in self.rotation]
+        return [(tested, fitted)]
 
 
 def class_of(label: Any) -> Any:
@@ -72,7 +76,7 @@ class Trial:
 def trial(model: BenchModel, guidance: float, plan: Plan) -> Trial:
     """Draw the test noise and solve the ODE on it, by iPNDM on a fine grid and on one half as fine."""
     noise = model.noise(plan.test_samples, plan.test_seed)
-    extra = model.extra_args(plan.test_prompts or model.test_prompts)
+    extra = model.extra_args(plan.prompts(model)[1])
 
     def solved(steps: int) -> Tensor:
         grid = model.reference_grid(2 * steps)
@@ -96,7 +100,7 @@ def fit(
     from dode.students import distill_students
 
     more.setdefault("micro_batch", 64)
-    extra_args = model.extra_args(plan.fit_prompts or model.fit_prompts)
+    extra_args = model.extra_args(plan.prompts(model)[0])
     if plan.rotation or model.new_prompts:  # it is other prompts that count, so prompts judge
         more.setdefault("groups", extra_args(torch.arange(plan.fit_samples))["labels"].tolist())
     return distill_students(

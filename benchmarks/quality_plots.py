@@ -11,6 +11,12 @@ def _panels(cells: list[Cell]) -> tuple[list[str], list[float]]:
     return list(dict.fromkeys(c["model"] for c in cells)), sorted({c["guidance"] for c in cells})
 
 
+def _saved(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=110)
+    pyplot().close(figure)
+    return path
+
+
 def work_precision(cells: list[Cell], path: Path) -> Path:
     """Error over evaluations, best stock against each mode: a panel a model and guidance scale."""
     plt = pyplot()
@@ -36,9 +42,7 @@ def work_precision(cells: list[Cell], path: Path) -> Path:
             axis.set(title=f"{model}, guidance {guidance:g}", xlabel="evaluations", ylabel="RMS error")
             axis.grid(True, which="both", linewidth=0.3)
     next(axis for axis in axes.flat if axis.lines).legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return _saved(figure, path)
 
 
 def error_over(rows: list[Cell], label: str, path: Path) -> Path:
@@ -57,9 +61,7 @@ def error_over(rows: list[Cell], label: str, path: Path) -> Path:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(True, which="both", linewidth=0.3)
     axis.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return _saved(figure, path)
 
 
 def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
@@ -82,6 +84,4 @@ def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
         for axis in (left, right):
             axis.locator_params(axis="x", integer=True)
         left.legend(fontsize=6)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return _saved(figure, path)

@@ -92,7 +92,7 @@ def _seen(on: Trial, parameters: Parameters) -> tuple[Tensor, Tensor]:
 def residual(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator[dict[str, Any]]:
     """What further weights of the last row could take away: a linear regression of the error at the end on everything that the
     sampler saw, fitted on fresh samples and judged on the test samples."""
-    fresh = replace(plan, test_seed=SEED, test_prompts=plan.fit_prompts or model.fit_prompts)
+    fresh = replace(plan, test_seed=SEED, test_prompts=plan.prompts(model)[0])
     known, tested = trial(model, guidance, fresh), trial(model, guidance, plan)
     for fit_mode in plan.modes:
         for evaluations, result in zip(plan.evaluations, fit(model, guidance, plan, fit_mode), strict=True):

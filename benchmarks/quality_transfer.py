@@ -15,7 +15,6 @@ from dode.demo.model import context_of, embedded_model
 from dode.demo.network import UNet
 from dode.demo.pictures import CLASSES, draw
 from dode.demo.train import loss
-from dode.distill import Distillation
 from dode.matching import interpolate
 from dode.parameter_file import Entry
 
@@ -51,42 +50,45 @@ def _targets(model: BenchModel, guidance: float, plan: Plan) -> Iterator[tuple[s
         yield "trained further", embedded(model.device, network=tuned()), guidance, plan
 
 
-def _between(below: list[Distillation], above: list[Distillation], low: float, high: float, scale: float) -> list[Parameters]:
+def _between(below: list[Parameters], above: list[Parameters], low: float, high: float, scale: float) -> list[Parameters]:
     """What a file with two fitted guidance scales gives for one between them."""
     pairs = zip(below, above, strict=True)
-    blends = [[Entry(a.parameters, guidance=low), Entry(b.parameters, guidance=high)] for a, b in pairs]
+    blends = [[Entry(a, guidance=low), Entry(b, guidance=high)] for a, b in pairs]
     return [interpolate(entries, scale).parameters for entries in blends]
+
+
+def _fitted(model: BenchModel, guidance: float, plan: Plan, mode: str, **more: Any) -> list[Parameters]:
+    return [result.parameters for result in fit(model, guidance, plan, mode, **more)]
 
 
 def transfer(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator[dict[str, Any]]:
     """Parameters used where they were not fitted, against the best stock sampler there and their own undistilled solver."""
-    made = {m: fit(model, guidance, plan, m) for m in plan.modes}
-    fits = {m: [result.parameters for result in results] for m, results in made.items()}
+    fits = {m: _fitted(model, guidance, plan, m) for m in plan.modes}
     uses = [(*target, fits) for target in _targets(model, guidance, plan)]
     if guidance != 1:
         high, scale = 2 * guidance, 4 / 3 * guidance
-        on_from = {m: fit(model, high, plan, m, continued=parameters) for m, parameters in fits.items()}
-        mixed = {m: _between(made[m], results, guidance, high, scale) for m, results in on_from.items()}
-        there = {m: [result.parameters for result in fit(model, scale, plan, m)] for m in fits}
+        above = {m: _fitted(model, high, plan, m, continued=parameters) for m, parameters in fits.items()}
+        mixed = {m: _between(parameters, above[m], guidance, high, scale) for m, parameters in fits.items()}
+        own = {m: _fitted(model, scale, plan, m) for m in plan.modes}
         uses.append((f"guidance {scale:g}, interpolated from {guidance:g} and {high:g}", model, scale, plan, mixed))
-        uses.append((f"guidance {scale:g}, fitted there", model, scale, plan, there))
+        uses.append((f"guidance {scale:g}, fitted there", model, scale, plan, own))
     halves = replace(
         plan,
         fit_prompts=tuple(p for p in model.fit_prompts if class_of(p) < 6),
         test_prompts=tuple(p for p in model.test_prompts if class_of(p) >= 6),
     )
-    others = {m: [result.parameters for result in fit(model, guidance, halves, m)] for m in fits}
+    others = {m: _fitted(model, guidance, halves, m) for m in plan.modes}
     uses.append(("classes 6 and 7, fitted on 0 to 5", model, guidance, halves, others))
     for name, there, scale, tested, fitted in uses:
         on = trial(there, scale, tested)
         for number, evaluations in enumerate(plan.evaluations):
             names = plan.finalists(model.name, scale, evaluations)
             best = search(there, scale, evaluations, on.noise, on.reference, on.extra_args, names)
-            for fit_mode, found_there in fitted.items():
-                parameters = found_there[number]
+            for fit_mode, samplers in fitted.items():
+                parameters = samplers[number]
                 found = score(run_parameters(on, parameters, evaluations), on.reference, best.samples)
                 plain = run_table(there, scale, parameters.base(), on.noise, on.extra_args)
-                own = score(plain, on.reference)["error"]
+                undistilled = score(plain, on.reference)["error"]
                 yield {
                     "model": model.name,
                     "fitted at": guidance,
@@ -97,5 +99,5 @@ def transfer(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Itera
                     "best stock": best.candidate.name,
                     "its error": float(found["error"] / found["ratio"]),
                     "ratio to stock": found["ratio"],
-                    "ratio to its base": found["error"] / own,
+                    "ratio to its base": found["error"] / undistilled,
                 }
