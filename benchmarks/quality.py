@@ -5,6 +5,7 @@
     python benchmarks/quality.py --mode full --models embedded --guidance 3 --output OUT/embedded_3     a part of the whole
     python benchmarks/quality.py --merge OUT/*/quality.json --output OUT                                the parts in one report
     python benchmarks/quality.py --study samples --output OUT                                           another question
+    python benchmarks/quality.py --study budget --shortlist OUT/quality.json --output OUT              what fits spend
     python benchmarks/quality.py --frechet 10000 --shortlist OUT/quality.json --output OUT             of that report's samplers
     python benchmarks/quality.py --by-class --shortlist OUT/quality.json --output OUT                   their errors by class
 
@@ -36,6 +37,7 @@ PLANS = {
 }
 PAIRS = tuple(zip(ALL_CLASSES[::2], ALL_CLASSES[1::2], strict=True))
 STUDIES = ("samples", "prompts", "teacher", "transfer", "cost", "ablations", "parts", "residual")
+KEPT_STUDIES = ("budget", "limit")  # what these measured before, in the same folder, stays
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -118,7 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shortlist", type=Path, metavar="JSON", help="run only the finalists of an earlier stock search")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
-    parser.add_argument("--study", choices=STUDIES)
+    parser.add_argument("--study", choices=STUDIES + KEPT_STUDIES)
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="of the study of budgets: only these fits")
     parser.add_argument("--frechet", type=int, metavar="N", help="Fréchet distance to N true pictures, on the embedded model")
     parser.add_argument("--by-class", action="store_true", help="errors by class of the samplers of --shortlist")
     parser.add_argument("--device", default="cpu")
@@ -144,6 +147,12 @@ def main() -> None:
 
         result, text = by_class(options, plan_of(options))
         write(result, text, options.output, "classes")
+    elif options.study in KEPT_STUDIES:
+        from benchmarks.quality_budget import budget
+        from benchmarks.quality_limit import limit
+
+        study = {"budget": budget, "limit": limit}[options.study]
+        study(options, plan_of(options), lambda result, text: write(result, text, options.output, options.study))
     elif options.study:
         from benchmarks.quality_studies import run_study
 

@@ -85,3 +85,30 @@ def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
             axis.locator_params(axis="x", integer=True)
         left.legend(fontsize=6)
     return _saved(figure, path)
+
+
+def error_over_spending(result: dict[str, Any], label_of: Any, path: Path) -> Path:
+    """Error over what fits spend, both on logarithmic scales: a panel a cell, a line a method."""
+    plt = pyplot()
+    cells = result["stock"]
+    figure, axes = plt.subplots(1, len(cells), figsize=(5.4 * len(cells), 4.2), squeeze=False, layout="constrained")
+    methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
+    for axis, cell in zip(axes.flat, cells, strict=True):
+        for number, method in enumerate(methods):
+            here = [
+                r
+                for r in result["rows"]
+                if r["method"] == method and all(r[k] == cell[k] for k in ("model", "guidance", "NFE"))
+            ]
+            if here:
+                points = sorted((row["evaluations"], row["ratio"]) for row in here)
+                style = "o:" if method.endswith("before") else "o-"
+                axis.loglog(*zip(*points, strict=True), style, color=f"C{number}", markersize=4, label=label_of(method))
+        axis.axhline(1.0, color="0.5", linewidth=0.8)
+        axis.set(title=f"{cell['model']}, guidance {cell['guidance']:g}, {cell['NFE']} NFE")
+        axis.set(xlabel="guided evaluations spent on the fit", ylabel="error / best stock sampler's")
+        axis.yaxis.set_major_formatter("{x:.2g}")
+        axis.yaxis.set_minor_formatter("{x:.1g}")
+        axis.grid(True, which="both", linewidth=0.3)
+        axis.legend(fontsize=7)
+    return _saved(figure, path)
