@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dode.sampling
-from benchmarks.prompts import COUNT, prompts
-from benchmarks.trained import SD_RANGE, output, trained_network
+from benchmarks.prompts import COUNT
+from benchmarks.trained import SD_RANGE, TRAINED, output, trained_network
 from dode.demo.model import context_of, embedded_model
 from dode.demo.pictures import CLASSES, draw
 from dode.schedules import schedule
@@ -192,15 +192,16 @@ class _LowRankMixture:
         return mean(log_posterior.masked_fill(~own, -torch.inf)), mean(log_posterior) if both else None
 
 
-def _trained(kind: str, with_prompts: bool, device: torch.device) -> BenchModel:
+def _trained(name: str, device: torch.device) -> BenchModel:
     """A trained model of pictures with 16 pixels a side: of noise prediction in Stable Diffusion's range of σ, or of flow
     matching."""
-    network = _placed(trained_network(kind, with_prompts), device)
-    contexts = (prompts() if with_prompts else torch.eye(len(CLASSES)))[:, None].to(device)
+    prediction = TRAINED[name].prediction
+    network, contexts = trained_network(name)
+    network, contexts = _placed(network, device), contexts[:, None].to(device)
 
     def denoised(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         # The velocity n - x0 of x = (1 - σ) x0 + σ n and the noise n of x = x0 + σ n enter in the same way.
-        return x - sigma.to(x.dtype).view(-1, 1, 1, 1) * output(kind, network, x, sigma, context)
+        return x - sigma.to(x.dtype).view(-1, 1, 1, 1) * output(prediction, network, x, sigma, context)
 
     def outputs(x: Tensor, sigma: Tensor, labels: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
         context = contexts[labels].to(x)
@@ -210,10 +211,9 @@ def _trained(kind: str, with_prompts: bool, device: torch.device) -> BenchModel:
         conditional, null = denoised(*pair).chunk(2)
         return conditional, null
 
-    sigmas, coordinate = ((0.001, 1.0), "flow") if kind == "flow" else (SD_RANGE, "log_sigma")
-    name = f"{kind}{'-prompts' * with_prompts}"
-    found = BenchModel(name, (3, 16, 16), *sigmas, coordinate, kind, outputs, device, (4, 16), 100)
-    if not with_prompts:
+    sigmas, coordinate = ((0.001, 1.0), "flow") if prediction == "flow" else (SD_RANGE, "log_sigma")
+    found = BenchModel(name, (3, 16, 16), *sigmas, coordinate, prediction, outputs, device, (4, 16), 100)
+    if TRAINED[name].describe is None:
         return found
     labels = tuple(range(len(contexts)))
     return replace(found, reference_steps=200, fit_prompts=labels[:COUNT], test_prompts=labels[COUNT:])
@@ -241,7 +241,7 @@ def exemplars(device: torch.device) -> BenchModel:
 
 MODELS: dict[str, Callable[[torch.device], BenchModel]] = {
     "embedded": embedded,
-    **{f"{kind}{'-prompts' * given}": partial(_trained, kind, given) for given in (False, True) for kind in ("flow", "eps")},
+    **{name: partial(_trained, name) for name in TRAINED},
     "gaussians": gaussians,
     "exemplars": exemplars,
 }

@@ -1,9 +1,9 @@
 """Four small models of pictures with 16 pixels a side, trained for the benchmark of quality.
 
-    python benchmarks/trained.py flow --steps 4500            writes benchmarks/trained_flow.safetensors, in about ten minutes
-    python benchmarks/trained.py eps --steps 3500             the same for benchmarks/trained_eps.safetensors
-    python benchmarks/trained.py flow --prompts --steps 4500  benchmarks/trained_flow_prompts.safetensors: prompts for classes
-    python benchmarks/trained.py eps --prompts --steps 3500   benchmarks/trained_eps_prompts.safetensors
+    python benchmarks/trained.py flow --steps 4500          writes benchmarks/trained_flow.safetensors, in about ten minutes
+    python benchmarks/trained.py eps --steps 3500           the same for benchmarks/trained_eps.safetensors
+    python benchmarks/trained.py flow-prompts --steps 4500  benchmarks/trained_flow_prompts.safetensors: prompts for classes
+    python benchmarks/trained.py eps-prompts --steps 3500   benchmarks/trained_eps_prompts.safetensors
 
 "flow" learns the velocity n - x0 on the straight path x = (1 - σ) x0 + σ n (Lipman et al. 2023; Liu et al. 2023), σ drawn
 uniformly; "eps" learns the noise n of x = x0 + σ n (Ho et al. 2020) in Stable Diffusion's range of σ, drawn uniformly in ln σ.
@@ -15,6 +15,7 @@ import copy
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,46 +24,78 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.prompts import LENGTH, describe
+from benchmarks.prompts import Describe, Draw, describe, drawings, prompts
 from dode.demo.network import UNet
-from dode.demo.pictures import CLASSES, draw
+from dode.demo.pictures import CLASSES
 
 WIDTH, EMBEDDING = 32, 64
 SD_RANGE = (0.029167539, 14.614643)  # ComfyUI's ModelSamplingDiscrete as it comes
 
 
-def output(kind: str, network: UNet, x: Tensor, sigma: Tensor, context: Tensor | None) -> Tensor:
+class Trained(NamedTuple):
+    """What a model is trained on, and what it predicts.
+
+    Attributes:
+        prediction: "flow" or "eps".
+        draw: its pictures.
+        describe: their prompts; without it there are classes alone.
+        stored: whether the benchmark's prompts are kept beside the weights, since to draw them takes packages that it does not
+            need otherwise.
+    """
+
+    prediction: str
+    draw: Draw = drawings
+    describe: Describe | None = None
+    stored: bool = False
+
+    def contexts(self, pictures: Tensor, labels: Tensor) -> Tensor:
+        """What the network is told of pictures of these classes (B,): (B, length)."""
+        return self.describe(pictures, labels) if self.describe else F.one_hot(labels, len(CLASSES)).float()
+
+    def prompts(self) -> Tensor:
+        """The benchmark's prompts, one a row: the classes, or as many as ``benchmarks.prompts.prompts`` gives."""
+        return prompts(self.draw, self.describe) if self.describe else torch.eye(len(CLASSES))
+
+
+TRAINED = {
+    "flow": Trained("flow"),
+    "eps": Trained("eps"),
+    "flow-prompts": Trained("flow", describe=describe),
+    "eps-prompts": Trained("eps", describe=describe),
+}
+
+
+def output(prediction: str, network: UNet, x: Tensor, sigma: Tensor, context: Tensor | None) -> Tensor:
     """What the network predicts for x (B, 3, 16, 16) at σ (B,): the velocity ("flow") or the noise ("eps")."""
     s = sigma.to(x.dtype)
-    if kind == "flow":
+    if prediction == "flow":
         return network(x, s, context)
     return network(x / (s**2 + 1).sqrt()[:, None, None, None], s.log() / 4, context)
 
 
-def weights(kind: str, prompts: bool) -> Path:
-    return Path(__file__).with_name(f"trained_{kind}{'_prompts' * prompts}.safetensors")
+def weights(name: str) -> Path:
+    return Path(__file__).with_name(f"trained_{name.replace('-', '_')}.safetensors")
 
 
-def new_network(prompts: bool) -> UNet:
-    return UNet(LENGTH if prompts else len(CLASSES), WIDTH, EMBEDDING)
+def trained_network(name: str) -> tuple[UNet, Tensor]:
+    """The trained network, float32, on the CPU, and its prompts (count, length)."""
+    state, stored = load_file(weights(name)), TRAINED[name].stored
+    contexts = state.pop("prompts").float() if stored else TRAINED[name].prompts()
+    network = UNet(contexts.shape[1], WIDTH, EMBEDDING)
+    network.load_state_dict(state)
+    return network.float().eval().requires_grad_(False), contexts
 
 
-def trained_network(kind: str, prompts: bool) -> UNet:
-    """The trained network, float32, on the CPU."""
-    network = new_network(prompts)
-    network.load_state_dict(load_file(weights(kind, prompts)))
-    return network.float().eval().requires_grad_(False)
-
-
-def train(kind: str, prompts: bool, steps: int, batch: int, rate: float) -> None:
+def train(name: str, steps: int, batch: int, rate: float, pool_size: int) -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    network = new_network(prompts)
+    kind = TRAINED[name]
+    labels = torch.arange(len(CLASSES)).repeat(pool_size)
+    pool = kind.draw(labels, generator)
+    contexts = kind.contexts(pool, labels)
+    network = UNet(contexts.shape[1], WIDTH, EMBEDDING)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
-    labels = torch.arange(len(CLASSES)).repeat(2000)
-    pool = F.avg_pool2d(draw(labels, generator), 2)
-    contexts = describe(pool, labels) if prompts else F.one_hot(labels, len(CLASSES)).float()
     mean = 1.0
     for step in range(steps):
         chosen = torch.randint(len(pool), (batch,), generator=generator)
@@ -71,11 +104,12 @@ def train(kind: str, prompts: bool, steps: int, batch: int, rate: float) -> None
         for group in optimizer.param_groups:
             group["lr"] = rate * min((step + 1) / 200, 0.5 + 0.5 * math.cos(math.pi * step / steps))
         sigma, noise = torch.rand(batch, generator=generator), torch.randn(pictures.shape, generator=generator)
-        if kind == "eps":
+        if kind.prediction == "eps":
             sigma = SD_RANGE[0] * (SD_RANGE[1] / SD_RANGE[0]) ** sigma
         s = sigma[:, None, None, None]
-        x, target = ((1 - s) * pictures + s * noise, noise - pictures) if kind == "flow" else (pictures + s * noise, noise)
-        loss = (output(kind, network, x, sigma, context) - target).square().mean()
+        flow = kind.prediction == "flow"
+        x, target = ((1 - s) * pictures + s * noise, noise - pictures) if flow else (pictures + s * noise, noise)
+        loss = (output(kind.prediction, network, x, sigma, context) - target).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -87,20 +121,19 @@ def train(kind: str, prompts: bool, steps: int, batch: int, rate: float) -> None
         if step % 200 == 199:
             print(step + 1, f"{mean:.4f}", flush=True)
     metadata = {"steps": str(steps), "batch": str(batch), "loss": f"{mean:.4f}"}
-    save_file(
-        {name: value.half().contiguous() for name, value in average.state_dict().items()}, weights(kind, prompts), metadata
-    )
+    tensors = {**average.state_dict(), **({"prompts": kind.prompts()} if kind.stored else {})}
+    save_file({key: value.half().contiguous() for key, value in tensors.items()}, weights(name), metadata)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("kind", choices=["flow", "eps"])
-    parser.add_argument("--prompts", action="store_true", help="prompts for classes (benchmarks/prompts.py)")
+    parser.add_argument("name", choices=TRAINED)
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--pool", type=int, default=2000, help="pictures of each class to train on")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    train(options.kind, options.prompts, options.steps, options.batch, options.rate)
+    train(options.name, options.steps, options.batch, options.rate, options.pool)
