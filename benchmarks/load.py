@@ -25,9 +25,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dode.distill import distill
+from dode.fit.students import distill_students
 from dode.sampling import Guided
 from dode.schedules import schedule
-from dode.students import distill_students
 from dode.teacher import Teacher
 from tests.comfy import graphs
 from tests.comfy.conftest import PACKS

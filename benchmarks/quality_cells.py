@@ -97,7 +97,7 @@ def fit(
     **more: Any,
 ) -> list[Any]:
     """Distill a sampler for each number of evaluations, in one call of ``distill_students``; ``mode`` is what it takes."""
-    from dode.students import distill_students
+    from dode.fit.students import distill_students
 
     more.setdefault("micro_batch", 64)
     extra_args = model.extra_args(plan.prompts(model)[0])

@@ -7,12 +7,12 @@ in k-diffusion's convention, ``denoiser(x, sigma, **extra_args)`` with sigma of 
 from dode.correction import Parameters
 from dode.distill import Distillation, Report, distill
 from dode.errors import DodeError
+from dode.fit.free_parameters import Freedom
+from dode.fit.students import distill_students
 from dode.methods import METHODS, build_tableau, get_method, steps_within
-from dode.numbers import Freedom
 from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_parameters
 from dode.sampling import Guided, make_sampler, sample
 from dode.schedules import schedule
-from dode.students import distill_students
 from dode.tableau import Row, Tableau
 from dode.teacher import Teacher
 from dode.version import __version__

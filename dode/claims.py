@@ -3,8 +3,9 @@
 from argparse import Namespace
 from dataclasses import dataclass
 
-from dode.distill import Report, split
+from dode.distill import Report
 from dode.errors import FitError
+from dode.fit.held_out import split
 from dode.matching import compare
 from dode.measure import Bench, rms
 from dode.models import Model

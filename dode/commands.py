@@ -17,6 +17,8 @@ from dode.claims import check as check
 from dode.distill import Distillation
 from dode.distill import distill as fit
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
+from dode.fit.starts import SOLVERS, usual_grids
+from dode.fit.students import distill_students
 from dode.listing import info as info
 from dode.listing import list_files as list_files
 from dode.matching import interpolate
@@ -36,8 +38,7 @@ from dode.parameter_file import (
 )
 from dode.progress import Bars
 from dode.recipe import COMMAND_LINE, recipe
-from dode.schedules import schedule
-from dode.students import SOLVERS, distill_students, usual_grids
+from dode.schedules import schedule, teacher_schedule
 from dode.teacher import Teacher
 
 
@@ -135,6 +136,8 @@ def _settings(options: Namespace, model: Model) -> dict[str, Any]:
     named = [Path(path) for path in options.k_diffusion] if options.k_diffusion else None
     settings |= {"model": None if named else options.model, "k_diffusion": named, "shape": model.shape}
     settings |= {"classes": model.classes or None}
+    if options.mode != "paper":
+        settings["teacher_schedule"] = teacher_schedule(model.coordinate)
     return {**settings, "sigma_min": model.sigma_min, "sigma_max": model.sigma_max}
 
 

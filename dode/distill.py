@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dode.correction import MAX_TAPS, Parameters, correct, edit_row
 from dode.errors import FitError, NotFiniteError
+from dode.fit.held_out import check_split, split, squares
 from dode.least_squares import solve_normal_equations
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method
@@ -28,7 +29,6 @@ from dode.teacher import Teacher, trajectory
 
 STAGES = ("teacher", "student", "fit", "check")
 _STRENGTHS = (1.0, 0.5, 0.25)
-_FEWEST_GROUPS = 4  # from which on whole groups are held out
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,31 @@ class Report:
 
 
 @dataclass(frozen=True, eq=False)
+class Judged:
+    """The held-out samples of a fit, for comparisons that go on from it.
+
+    Attributes:
+        samples: their indices, (H,).
+        ends: where the teacher ends for them, (H, …).
+        errors: mean squared distance to that of the distilled sampler, (H,).
+    """
+
+    samples: tuple[int, ...]
+    ends: Tensor
+    errors: Array
+
+    def first(self, count: int) -> "Judged":
+        """The same for a few of them."""
+        return Judged(self.samples[:count], self.ends[:count], self.errors[:count])
+
+
+@dataclass(frozen=True, eq=False)
 class Distillation:
-    """The result of ``distill``: parameters, and the report on them."""
+    """The result of a fit: parameters, the report on them, and the samples that judged (of a fit of all numbers at once)."""
 
     parameters: Parameters
     report: Report
+    judged: Judged | None = None
 
 
 @dataclass(frozen=True)
@@ -209,10 +229,6 @@ def _default_teacher(method: str, order: int | None, coordinate: str) -> Teacher
     return Teacher(entry.teacher, order if entry.teacher == entry.name else None, coordinate=coordinate)
 
 
-def _held_count(samples: int, held_out: float) -> int:
-    return min(max(round(samples * held_out), 1), samples - 1)
-
-
 def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
         raise FitError("x must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
@@ -225,40 +241,9 @@ def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: flo
     check_split(held_out, micro_batch)
 
 
-def check_split(held_out: float, micro_batch: int) -> None:
-    """Raises FitError for a part that is held out, or a size of micro-batches, that cannot be."""
-    if not 0 < held_out < 1:
-        raise FitError(f"held_out must lie between 0 and 1, got {held_out}.")
-    if micro_batch < 1:
-        raise FitError(f"micro_batch must be at least 1, got {micro_batch}.")
-
-
-def split(
-    count: int, held_out: float, micro_batch: int, seed: int, groups: Sequence[int] | None = None
-) -> tuple[list[int], list[Tensor]]:
-    """Indices of the held-out samples, and of all samples in micro-batches. ``groups`` as in ``distill``.
-
-    Raises:
-        FitError: not one group for each sample.
-    """
-    if groups is not None and len(groups) != count:
-        raise FitError(f"groups must hold one number for each of the {count} samples, got {len(groups)}.")
-    kinds = sorted(set(groups or ()))
-    if groups is None or len(kinds) < _FEWEST_GROUPS:
-        kinds = groups = range(count)
-    order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed)).tolist()
-    judges = {kinds[i] for i in order[: _held_count(len(kinds), held_out)]}
-    return [i for i in range(count) if groups[i] in judges], list(torch.arange(count).split(micro_batch))
-
-
 def _rms(squares: Array, elements: int) -> float:
     """Root of the mean over samples (B,) of summed squares, and over the elements of a sample."""
     return float(np.sqrt(max(squares.mean(), 0.0) / elements))
-
-
-def squares(difference: Tensor) -> Array:
-    """Summed squares of each sample, float64 (B,)."""
-    return difference.flatten(1).double().square().sum(1).cpu().numpy()
 
 
 def _fit_rows(

@@ -13,6 +13,10 @@ ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
 Progress = Callable[[str, int, int], None]
 
 
+class Stopped(Exception):
+    """Somebody asked a fit to stop and to keep what it has. Not an error: the fit catches it."""
+
+
 class Metered:
     """A denoiser on its device, for batches that come from and go back to where the fit keeps them (CPU memory).
 
@@ -20,10 +24,19 @@ class Metered:
 
     Attributes:
         counts: evaluations by stage, each counted once per sample.
+        stop: asked before every model call whether to stop; None goes on to the end.
     """
 
-    def __init__(self, denoiser: Denoiser, extra_args: ExtraArgs | None, device: torch.device, progress: Progress | None):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        extra_args: ExtraArgs | None,
+        device: torch.device,
+        progress: Progress | None,
+        stop: Callable[[], bool] | None = None,
+    ):
         self.denoiser, self.extra_args, self.device, self.progress = denoiser, extra_args, device, progress
+        self.stop = stop
         self.stage, self.totals = "", {}
         self.counts: dict[str, int] = {}
 
@@ -33,6 +46,10 @@ class Metered:
         self.totals[stage] = total
         if self.progress is not None:
             self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
+
+    def expect(self, more: int) -> None:
+        """The stage will have so many more evaluations than it has had so far, at least."""
+        self.totals[self.stage] = max(self.totals[self.stage], self.counts[self.stage] + more)
 
     def measured(self, stage: str, number: int, before: float, after: float) -> None:
         """Report RMS errors on the held-out samples: of row or round ``number`` of a stage, undistilled and distilled."""
@@ -44,11 +61,13 @@ class Metered:
         """A plain denoiser for the samples with these indices.
 
         Raises (when called):
-            NotFiniteError: the model returned NaN or infinity. ModelError: it returned no tensor.
+            NotFiniteError: the model returned NaN or infinity. ModelError: it returned no tensor. Stopped: ``stop`` said so.
         """
         extra = self.extra_args(samples) if callable(self.extra_args) else (self.extra_args or {})
 
         def denoise(y: Tensor, sigma: Tensor) -> Tensor | Guided:
+            if self.stop is not None and self.stop():
+                raise Stopped
             out = self.denoiser(y.to(self.device), sigma.to(self.device), **extra)
             parts = out if isinstance(out, Guided) else (out,)
             if not all(isinstance(part, Tensor) for part in parts):

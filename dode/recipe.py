@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from dode.numbers import Freedom
+from dode.fit.free_parameters import Freedom
+from dode.fit.students import MODES, TEACHER_STEPS
 from dode.parameter_file import Entry, Recipe, RecipeValue
-from dode.schedules import usual_schedule
-from dode.students import MODES, TEACHER_STEPS
+from dode.schedules import SCHEDULES, schedule, usual_schedule
 from dode.tableau import Array
 
 COMMAND_LINE = "python -m dode distill"
@@ -53,10 +53,12 @@ def was_made_here(entry: Entry) -> bool:
 
 def teacher_grid(entry: Entry) -> Array | tuple[float, ...]:
     """The noise levels that an entry's teacher subdivided: the model's range if the recipe says so, else the base solver's."""
-    low, high, steps = (entry.recipe.get(name) for name in ("sigma_min", "sigma_max", "teacher_steps"))
+    low, high, steps, name = (entry.recipe.get(k) for k in ("sigma_min", "sigma_max", "teacher_steps", "teacher_schedule"))
     if not (isinstance(low, float) and isinstance(high, float) and isinstance(steps, int) and 0 < steps <= 100):
         return entry.parameters.base().levels
-    return usual_schedule(entry.parameters.coordinate, steps, low, high)
+    if isinstance(name, str) and name in SCHEDULES:
+        return schedule(name, steps, low, high)
+    return usual_schedule(entry.parameters.coordinate, steps, low, high)  # files from before 0.2 do not name it
 
 
 def recipe_text(value: Any) -> str:

@@ -23,11 +23,24 @@ def _linear(steps: int, low: float, high: float) -> Array:
     return np.linspace(high, 0, steps + 1)[:-1]
 
 
+def _log_snr(steps: int, low: float, high: float) -> Array:
+    """For flow matching: from ``high`` to half log-SNR -4, uniform in it up to 4."""
+    inner = 1 / (1 + np.exp(np.linspace(-4.0, 4.0, steps - 1)))
+    return np.concatenate([[high], inner]) if steps > 1 else np.array([high])
+
+
 SCHEDULES: dict[str, Callable[[int, float, float], Array]] = {
     "karras": _karras,
     "exponential": _exponential,
     "linear": _linear,
+    "log_snr": _log_snr,
 }
+
+
+def teacher_schedule(coordinate: str) -> str:
+    """The name of the schedule that a teacher subdivides: uniform in half log-SNR for flow matching, where the ends matter,
+    else Karras's."""
+    return "log_snr" if coordinate == "flow" else "karras"
 
 
 def usual_schedule(coordinate: str, steps: int, sigma_min: float, sigma_max: float) -> Array:

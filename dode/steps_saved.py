@@ -1,4 +1,4 @@
-"""How many steps of a plain solver a distilled sampler is worth, and how far it is from the reference after each step."""
+"""How many steps of a plain solver a distilled sampler is worth, and how far it is from the reference."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from dode.correction import Parameters
-from dode.distill import squares
-from dode.endpoint import Start
+from dode.distill import Judged
+from dode.fit.end_point import Start
+from dode.fit.held_out import squares
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau
 from dode.sampling import Denoiser, sample
@@ -28,7 +29,7 @@ class StepsSaved:
     Attributes:
         samples: how many there were.
         step_errors_base, step_errors_distilled: after each step, (steps,), on the distilled sampler's noise levels: of its
-            solver without what was learned, and of the distilled sampler.
+            solver without what was learned, and of the distilled sampler. Empty where the fit had measured the ends already.
         method: the plain solver it is compared with.
         steps: the fewest steps with which the plain solver comes as close at the end; None where ``MOST`` are too few.
         error: of the plain solver with that many steps, or with ``MOST``.
@@ -55,6 +56,7 @@ def steps_saved(
     micro_batch: int = 16,
     extra_args: ExtraArgs | None = None,
     device: torch.device | str | None = None,
+    judged: Judged | None = None,
     progress: Progress | None = None,
 ) -> StepsSaved:
     """Compare a distilled sampler with a plain solver at more and more steps.
@@ -66,6 +68,8 @@ def steps_saved(
         teacher: the solver of the reference, which takes at least 60 steps.
         sigma_range: the model's lowest and highest noise level; the reference starts at the latter.
         method, grid: the plain solver, and its noise levels for a number of steps.
+        judged: what the fit knows of these samples; then nothing but the plain solver runs. Without it a reference of at
+            least 60 steps, the sampler and its undistilled solver run too.
 
     Raises:
         GridError, FitError: noise levels that cannot be used. ModelError: the model returned NaN or a wrong shape.
@@ -89,12 +93,14 @@ def steps_saved(
 
     def plain(steps: int) -> float:
         tableau = build_tableau(method, grid(steps), None, parameters.coordinate)
-        total = 0.0
-        for batch in batches:
-            found = sample(model.on(batch), start(noise[batch], tableau.sigma), tableau)
-            total += float(squares(found - ends[batch]).sum())
-        return math.sqrt(total / elements)
+        return _error(model, tableau, noise, ends, start, batches)
 
+    if judged is not None:
+        ends, goal = judged.ends, math.sqrt(judged.errors.mean())
+        with torch.no_grad():
+            model.enter(STAGE, 0)
+            steps, error = _fewest(plain, goal, len(parameters.sigmas) - 1)
+        return StepsSaved(len(noise), (), (), method, steps, error)
     with torch.no_grad():
         guess = fine.evaluations + 2 * base.evaluations + 6 * 2 * len(distilled.sigmas)
         model.enter(STAGE, guess * len(noise))
@@ -104,6 +110,13 @@ def steps_saved(
         before, after = errors(base, targets), errors(distilled, targets)
         steps, error = _fewest(plain, after[-1], len(parameters.sigmas) - 1)
     return StepsSaved(len(noise), before, after, method, steps, error)
+
+
+def _error(model: Metered, tableau: Tableau, noise: Tensor, ends: Tensor, start: Start, batches: Sequence[Tensor]) -> float:
+    """RMS distance between where a solver ends and these ends."""
+    model.expect(tableau.evaluations * len(noise))
+    total = sum(float(squares(sample(model.on(b), start(noise[b], tableau.sigma), tableau) - ends[b]).sum()) for b in batches)
+    return math.sqrt(total / ends.numel())
 
 
 def _fewest(plain: Callable[[int], float], goal: float, first: int) -> tuple[int | None, float]:

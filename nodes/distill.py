@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from dode.errors import FitError
+from dode.fit.students import MODES
 from dode.methods import METHODS, get_method
 from dode.recipe import NODE, recipe
-from dode.students import MODES
 
 from . import library
 from .cards import entry_card, saved_card, workflow_id
@@ -226,7 +226,7 @@ class DODEDistillSampler(io.ComfyNode):
             fit = PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps)
             made = run_paper(task, levels, fit, made_of, keep, place)
         entry = made.entries[0]
-        worth = measure(task, entry, made.progress)
+        worth = measure(task, entry, made.progress, made.judged)
         lines = [line for each in made.entries for line in (summary(each), gain(each))]
         lines += [words(worth, entry)] if worth else []
         prompts = f"{len(positives)} prompt{'s' * (len(positives) > 1)}"

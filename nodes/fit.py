@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dode.distill import Distillation, distill, planned_evaluations
+from dode.distill import Distillation, Judged, distill, planned_evaluations
 from dode.errors import DodeError
+from dode.fit.plan import planned
+from dode.fit.starts import SOLVERS, usual_grids
+from dode.fit.students import MODES, distill_students
 from dode.methods import build_tableau
 from dode.parameter_file import Entry, Recipe, check_capacity
-from dode.schedules import usual_schedule
-from dode.students import FIRST_STEPS, MODES, SOLVERS, distill_students, rounds, usual_grids
+from dode.schedules import teacher_schedule, usual_schedule
 from dode.tableau import check_sigmas
 from dode.teacher import Teacher
 
@@ -28,12 +30,13 @@ _DENSE = 60  # steps of the grid in which patches find the teacher's σ
 
 @dataclass(frozen=True)
 class Made:
-    """What a fit made, of the first guidance scale and number of steps first, and what it took."""
+    """What a fit made, of the first guidance scale and number of steps first, what it took, and its held-out samples."""
 
     entries: list[Entry]
     evaluations: int
     seconds: float
     progress: Progress
+    judged: Judged | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,8 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     lowest = float(task.model.get_model_object("model_sampling").sigma_min)
     plan: dict[str, Any] = {"method": settings.method, "coordinate": coordinate, "teacher": teacher, "sigma_min": lowest}
     plan |= {"seed": task.seed, "groups": task.prompts}
-    progress = Progress(
-        task.model, place, planned_evaluations(grid, samples=task.samples, **plan), later=planned_later(task.samples)
-    )
+    planned_here = planned_evaluations(grid, samples=task.samples, **plan)
+    progress = Progress(task.model, place, [planned_here], planned_later(len(grid) - 1, task.samples, judged=False))
     visited = list(build_tableau(settings.method, grid, None, coordinate).levels)
     teachers = [list(each.tableau(visited, lowest).levels) for each in (teacher, teacher.halved())]
     found: list[Distillation] = []
@@ -140,7 +142,7 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
         usual = [] if settings.only else usual_grids(steps, low, high, flow)
         return [*given, *(grid for grid in usual if not any(np.allclose(grid, g, rtol=1e-4) for g in given))]
 
-    ranged = {**made_of, "sigma_min": low, "sigma_max": high}
+    ranged = {**made_of, "sigma_min": low, "sigma_max": high, "teacher_schedule": teacher_schedule(coordinate)}
     for steps in settings.steps:
         grids(steps)  # what cannot be used says so before the teacher runs
     dense = usual_schedule(coordinate, _DENSE, low, high).tolist()
@@ -149,8 +151,13 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
     check_capacity([2 * n if settings.solver else n for n in evaluations.values()] * len(settings.scales))
     entries: list[Entry] = []
     results: list[Distillation] = []
-    stages = _planned(task.samples, settings.mode, settings.steps)
-    progress = Progress(task.model, place, stages, len(settings.scales), planned_later(task.samples))
+    judged: Judged | None = None
+    counts = list(evaluations.values())
+    stages = [
+        planned(MODES[settings.mode], task.samples, counts, guided=scale != 1, continued=number > 0)
+        for number, scale in enumerate(settings.scales)
+    ]
+    progress = Progress(task.model, place, stages, planned_later(counts[0], task.samples, judged=True))
 
     def sigma_list(sigma: float) -> Sequence[float]:
         return with_level(dense if progress.stage in ("teacher", "check") else plain.tolist(), sigma)
@@ -182,8 +189,9 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
         run_inside(replace(task, cfg=scale), plain, True, sigma_list, progress, body)
         progress.finish()
         entries += [Entry(result.parameters, info, float(scale), result.report, ranged) for result in results]
+        judged = judged or results[0].judged
         keep(entries)
-    return Made(entries, progress.before, time.monotonic() - started, progress)
+    return Made(entries, progress.before, time.monotonic() - started, progress, judged)
 
 
 def _usable(sigmas: Tensor, steps: int, highest: float, only: bool) -> list[Any]:
@@ -208,21 +216,3 @@ def _evaluations(solver: str | None, steps: int) -> int:
     if solver is None:
         return steps
     return build_tableau(solver, [float(steps - i) for i in range(steps + 1)]).evaluations
-
-
-def _planned(samples: int, mode: str, steps: Sequence[int]) -> dict[str, int]:
-    """Roughly how many evaluations there will be, by stage: for the progress bar."""
-    freedom = MODES[mode]
-    refined = 0.0
-    for n in steps:
-        numbers = n * (1 + min(freedom.taps, n / 2) + min(freedom.guidance, n / 2) + freedom.model_sigmas)
-        derivatives, trials = 0.75 * (n + numbers * n / 2), 2 * n
-        plan, once = rounds(freedom, samples, n), derivatives + freedom.steps * trials
-        refined += plan.short * (plan.short_samples * (derivatives + FIRST_STEPS * trials) + samples * n)
-        refined += plan.full * plan.full_iterations * plan.full_samples * once + plan.last * freedom.iterations * samples * once
-    return {
-        "teacher": _DENSE * samples,
-        "check": _DENSE * samples // 8,
-        "search": 400 * sum(steps),
-        "refine": round(refined),
-    }

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -27,12 +28,13 @@ NOWHERE = Place()
 class Progress:
     """Called by the fit after every model call; raises the host's interrupt if the user has pressed cancel.
 
-    ``planned`` is the number of model evaluations by stage, so that the bar goes once from left to right over all of them, in
-    as many fits as there are. ``later`` is what comes after the fits.
+    ``plans`` holds for each fit the number of model evaluations by stage, so that the bar goes once from left to right over all
+    of them. ``later`` is what comes after the fits.
     """
 
-    def __init__(self, model: Any, place: Place, planned: dict[str, int], fits: int = 1, later: dict[str, int] | None = None):
-        self.place, self.planned, self.fits, self.later = place, planned, fits, dict(later or {})
+    def __init__(self, model: Any, place: Place, plans: Sequence[dict[str, int]], later: dict[str, int] | None = None):
+        self.place, self.later = place, dict(later or {})
+        self.planned, *self.following = (dict(plan) for plan in plans)
         self.counts: dict[str, int] = {}
         self.before = 0  # evaluations of fits that are done
         self.bar = feature("comfy.utils:ProgressBar")(self.total, node_id=place.node)
@@ -42,14 +44,12 @@ class Progress:
         self.pictured = self.told = 0.0
         self.denoised: Tensor | None = None
         self.errors: list[dict[str, Any]] = []
-        self.stages = {
-            name: [0, number] for name, number in {**planned, **self.later}.items()
-        }  # of each what is done and planned
+        self.stages = {name: [0, number] for name, number in {**self.planned, **self.later}.items()}  # done and planned
 
     @property
     def total(self) -> int:
         """Evaluations in all, as far as known."""
-        return self.before + self.fits * sum(self.planned.values()) + sum(self.later.values())
+        return self.before + sum(sum(plan.values()) for plan in (self.planned, *self.following, self.later))
 
     def show(self, denoised: Tensor) -> None:
         """The model's newest output, for the preview."""
@@ -82,7 +82,7 @@ class Progress:
 
     def go_on(self) -> None:
         """What comes later begins."""
-        self.fits, self.planned, self.later = 1, self.later, {}
+        self.planned, self.later = self.later, {}
 
     def skip(self) -> None:
         """Nothing comes later."""
@@ -91,8 +91,8 @@ class Progress:
 
     def finish(self) -> None:
         """A fit is done, perhaps with fewer evaluations than planned; after the last the bar is at its right end."""
-        self.fits -= 1
         self.before, self.counts = self.before + sum(self.counts.values()), {}
+        self.planned, *self.following = self.following or [{}]
         self.bar.update_absolute(self.before, self.total)
 
     def _picture(self, now: float) -> Any:
@@ -112,7 +112,7 @@ class Progress:
             "stages": [{"name": name, "done": done, "planned": number} for name, (done, number) in self.stages.items()],
             "done": evaluations,
             "total": self.total,
-            "fits": self.fits,
+            "fits": len(self.following) + bool(self.planned),
             "seconds_left": None if left is None else max(left, 0.0),
             "errors": self.errors,
         }

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from dode.distill import split
+from dode.distill import Judged
 from dode.errors import DodeError
+from dode.fit.held_out import split
 from dode.parameter_file import Entry
 from dode.schedules import usual_schedule
 from dode.steps_saved import MOST, STAGE, StepsSaved, steps_saved
@@ -18,17 +19,21 @@ from .model_info import coordinate_of, prediction_of, sigma_range
 from .progress import Progress
 
 _SAMPLES = 8  # enough for a number of steps, and few beside those that were fitted
+_FEW = 4  # of the held-out samples, where the fit was so cheap that more would count
 _DENSE = 60
 _HELD_OUT = 0.25  # as the fits hold out
 
 
-def planned(samples: int) -> dict[str, int]:
-    """Roughly how many evaluations it takes, for the progress bar."""
-    return {STAGE: min(_SAMPLES, max(round(_HELD_OUT * samples), 1)) * 4 * _DENSE}
+def planned(steps: int, samples: int, judged: bool) -> dict[str, int]:
+    """Roughly how many evaluations it takes, for the progress bar; ``judged``: the fit has measured the sampler already."""
+    held = max(round(_HELD_OUT * samples), 1)
+    return {STAGE: min(_FEW, held) * 8 * steps if judged else min(_SAMPLES, held) * 4 * _DENSE}
 
 
-def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
+def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None = None) -> StepsSaved | None:
     """Compare an entry that was just fitted with the host's plain solver; None where that makes no sense.
+
+    ``judged`` is what the fit knows of its held-out samples; else they are run anew.
 
     It is a run of its own, after the file is written, so that nothing is lost if it is stopped.
     """
@@ -46,7 +51,11 @@ def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
         levels = calculate(sampling, scheduler, steps).tolist()
         return [min(levels[0], high), *levels[1:]]
 
-    held = torch.tensor(split(task.samples, _HELD_OUT, task.micro_batch, task.seed)[0][:_SAMPLES])
+    if judged is not None:
+        judged = judged.first(_FEW)
+        held = torch.tensor(judged.samples)
+    else:
+        held = torch.tensor(split(task.samples, _HELD_OUT, task.micro_batch, task.seed, task.prompts)[0][:_SAMPLES])
     dense = usual_schedule(coordinate, _DENSE, low, high).tolist()
     progress.go_on()
     found: list[StepsSaved] = []
@@ -64,11 +73,12 @@ def measure(task: Task, entry: Entry, progress: Progress) -> StepsSaved | None:
             micro_batch=task.at_once,
             extra_args=lambda samples: {"samples": held[samples]},
             device=inside.device,
+            judged=judged,
             progress=progress,
         )
         found.append(result)
 
-    both = entry.parameters.guidance is not None
+    both = judged is None and entry.parameters.guidance is not None
     at = replace(task, cfg=task.cfg if entry.guidance is None else entry.guidance)
     try:
         run_inside(at, torch.tensor(dense), both, lambda sigma: with_level(dense, sigma), progress, body)

@@ -11,10 +11,11 @@ from torch import Tensor
 from dode import METHODS, Distillation, Parameters, Teacher, build_tableau, distill, distill_students, sample, schedule
 from dode.correction import available_taps
 from dode.demo.mixture import GaussianMixture, ring
-from dode.distill import planned_evaluations, split
+from dode.distill import planned_evaluations
 from dode.errors import FitError, ModelError
+from dode.fit.free_parameters import Freedom
+from dode.fit.held_out import split
 from dode.least_squares import solve_normal_equations
-from dode.numbers import Freedom
 from dode.tableau import PREDICTIONS, Tableau
 from dode.teacher import nested_grid
 
@@ -237,7 +238,7 @@ def test_whole_prompts_judge_where_there_are_enough(fit: str) -> None:
         np.testing.assert_array_equal(one.parameters.values, other.parameters.values)
         assert planned_evaluations(SIGMAS, samples=48, groups=groups) == one.report.model_evaluations
     else:
-        options |= {"evaluations": (4,), "sigma_range": (0.02, 20.0), "mode": Freedom(iterations=0)}
+        options |= {"evaluations": (4,), "sigma_range": (0.02, 20.0), "mode": Freedom(rounds=0)}
         one, other = (distill_students(ring(), noise / SIGMAS[0], **options)[0] for noise in (x, broken))
     assert one.report.held_out == 16
     assert one.report.error_base != other.report.error_base

@@ -4,7 +4,7 @@ import torch
 
 import dode
 from dode.demo.mixture import GaussianMixture, ring
-from dode.distill import squares
+from dode.fit.held_out import squares
 from dode.schedules import schedule
 from dode.steps_saved import MOST, StepsSaved, _fewest, steps_saved
 from dode.teacher import Teacher

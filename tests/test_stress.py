@@ -14,11 +14,11 @@ from dode.correction import Parameters
 from dode.demo.mixture import ring
 from dode.distill import Distillation, distill
 from dode.errors import GridError, ModelError
-from dode.numbers import Freedom
+from dode.fit.free_parameters import Freedom
+from dode.fit.students import distill_students
 from dode.parameter_file import Entry, load_parameters, save_parameters
 from dode.sampling import Guided, sample
 from dode.schedules import schedule
-from dode.students import distill_students
 from dode.teacher import Teacher
 
 Denoiser = Callable[..., Any]
@@ -37,7 +37,7 @@ def fit(kind: str, denoiser: Denoiser, x: Tensor | None = None, **more: Any) -> 
     if kind in ("paper", "multi-tap"):
         options = {"taps": 1} if kind == "paper" else {"taps": 3, "ridge": 0.0}
         return distill(denoiser, x * HIGH, SIGMAS, teacher=Teacher("euler", substeps=3), micro_batch=3, **options, **more)
-    freedom = {"balanced": Freedom(iterations=2), "best": Freedom(taps=16, guidance=16, iterations=2, finalists=2)}[kind]
+    freedom = {"balanced": Freedom(), "best": Freedom(taps=16, guidance=16, starts=2, again=1)}[kind]
     options = {"solvers": ("ipndm", "dpmpp_2m"), "teacher": Teacher("euler", substeps=3), "micro_batch": 3}
     return distill_students(denoiser, x, evaluations=[4], sigma_range=(LOW, HIGH), mode=freedom, **options, **more)[0]
 
@@ -199,7 +199,7 @@ def test_noise_in_half_precision(kind: str, tmp_path: Path) -> None:
 
 def test_a_start_just_above_the_models_highest_noise_level() -> None:
     """Schedules in float32 start a rounding error above it."""
-    options = {"solvers": ("dpmpp_2m",), "teacher": Teacher("euler", substeps=3), "mode": Freedom(iterations=1)}
+    options = {"solvers": ("dpmpp_2m",), "teacher": Teacher("euler", substeps=3), "mode": Freedom(rounds=1)}
     grids = [schedule("karras", 4, LOW, HIGH * (1 + 1e-7))]
     (found,) = distill_students(EXACT, noise(), evaluations=[4], sigma_range=(LOW, HIGH), grids=lambda _: grids, **options)
     assert found.report.error_distilled < found.report.error_base

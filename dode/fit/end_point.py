@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from dode.correction import Parameters
-from dode.distill import squares
 from dode.errors import NotFiniteError
+from dode.fit.free_parameters import FreeParameters
+from dode.fit.held_out import squares
 from dode.metered import Metered
-from dode.numbers import Numbers
 from dode.sampling import Guided, Walk, drive
 from dode.tableau import Array, Tableau
 
@@ -76,31 +76,35 @@ class Targets:
         except NotFiniteError:
             return np.full(len(self.order), np.inf)
 
-    def gives_guidance(self, model: Metered, parameters: Parameters) -> bool:
+    def guided(self, model: Metered) -> bool:
         """Whether the model gives the guidance direction beside its output: one evaluation of one sample."""
-        return self._begin(model, self.batches[0][:1], parameters.tableau()).guided
+        sample, highest = self.batches[0][:1], self.sigma_range[1]
+        x = self.start(self.noise[sample], highest)
+        return isinstance(model.on(sample)(x, x.new_full((1,), highest)), Guided)
 
-    def derivatives(self, model: Metered, numbers: Numbers, offsets: Array) -> Tensor:
-        """Derivatives of the ends by each number, sketched: (N, P, min(D, SKETCH)) in float32 at least."""
-        here = numbers.parameters(offsets)
+    def derivatives(self, model: Metered, free: FreeParameters, offsets: Array) -> tuple[Tensor, Tensor]:
+        """Where the sampler at these offsets ends, (N, …), and the derivatives of that by each number, sketched:
+        (N, P, min(D, SKETCH)) in float32 at least."""
+        here = free.parameters(offsets)
         assert here is not None
         tableau = here.tableau()
-        changes = [_change(tableau, *numbers.nudge(offsets, p)) for p in range(len(offsets))]
-        model.enter(model.stage, model.totals[model.stage] + len(self.order) * cost(tableau, changes))
-        found = []
+        changes = [_change(tableau, *free.nudge(offsets, p)) for p in range(len(offsets))]
+        model.expect(len(self.order) * cost(tableau, changes))
+        ends, slopes = [], []
         for batch in self.batches:
             snapshots: list[Walk] = []
             end = self._finish(model, batch, self._begin(model, batch, tableau), tableau, snapshots)
-            columns = []
+            here_sketched, columns = sketch(end), []
             for change in changes:
                 if change is None:
-                    columns.append(torch.zeros_like(sketch(end)))
+                    columns.append(torch.zeros_like(here_sketched))
                     continue
                 other = change.tableau
                 walk = self._begin(model, batch, other) if change.row is None else snapshots[change.row].copy()
                 columns.append(sketch(self._finish(model, batch, walk, other, first=change.row or 0) - end) / change.step)
-            found.append(torch.stack(columns, dim=1))
-        return torch.cat(found)
+            ends.append(end)
+            slopes.append(torch.stack(columns, dim=1))
+        return torch.cat(ends), torch.cat(slopes)
 
     def _begin(self, model: Metered, batch: Tensor, tableau: Tableau) -> Walk:
         x = self.start(self.noise[batch], tableau.sigma)

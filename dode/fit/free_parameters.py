@@ -25,12 +25,10 @@ class Freedom:
         start: the first noise level too; the noise is scaled along. It moves down only.
         guidance: taps of the guidance channel, where the model gives both outputs.
         model_sigmas: the noise level that the model is told.
-        iterations: times that a fit computes all derivatives, at most; they are the costly part. With few samples, where no
-            last fit follows, the fits that compete do so half as often.
-        steps: that are taken with the same derivatives, at most.
-        starts: schedules, each with one solver, from which a fit on a few samples sets out; see ``dode.students.rounds``.
-        finalists: fits to the end, of which the best is taken, half of them from undistilled solvers and half from the best
-            ends of the short fits. With one there are no short fits.
+        starts: undistilled solvers from which a draft sets out, on the samples of the first round; the best draft goes on.
+        rounds: in how many rounds the fitted samples are taken in; 0 fits nothing.
+        steps: Gauss-Newton steps of a round, at most.
+        again: how often derivatives are computed anew for all samples afterwards.
     """
 
     taps: int = 3
@@ -38,13 +36,13 @@ class Freedom:
     start: bool = True
     guidance: int = 2
     model_sigmas: bool = True
-    iterations: int = 2
-    steps: int = 8
-    starts: int = 6
-    finalists: int = 2
+    starts: int = 1
+    rounds: int = 2
+    steps: int = 6
+    again: int = 0
 
 
-class Numbers:
+class FreeParameters:
     """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level leaves ``sigma_range``."""
 
     def __init__(self, start: Parameters, freedom: Freedom, guided: bool, sigma_range: tuple[float, float]):
