@@ -88,6 +88,10 @@ def test_pictures_to_train_on_come_out_the_same_again(draw: Draw) -> None:
     assert rms(pictures, others) > 0.1
 
 
+def test_stored_prompts_are_those_of_the_photographs() -> None:
+    assert rms(trained_network("photos")[1], TRAINED["photos"].prompts()) < 1e-2  # decoders of JPEG differ a little
+
+
 def test_sparse_pictures_are_mostly_black_with_heavy_tails() -> None:
     light = sparse(torch.arange(1600) % 8, torch.Generator().manual_seed(0)) + 1
     brightest = light.amax((1, 2, 3))
