@@ -67,9 +67,9 @@ def teacher_ends(on: Spending, steps: int) -> Tensor:
     return path(on, coarse, max(1, round(steps / 10)))[-1]
 
 
-def best_of(on: Spending, tables: Sequence[Tableau], ends: Tensor, samples: Tensor) -> int:
+def best_of(on: Spending, tables: Sequence[Tableau], ends: Tensor, samples: Tensor, most: int = CHOOSING) -> int:
     """Which table ends nearest to the teacher on the first few of these samples."""
-    few = samples[:CHOOSING]
+    few = samples[:most]
     if len(tables) == 1:
         return 0
     errors = [float(mean_squares(on.ends_of(table, few), ends[few]).mean()) for table in tables]
@@ -150,7 +150,7 @@ def gits(
     grids = {tuple(cheapest_path(c, evaluations, discount)) for c in costs.values() for discount in discounts}
     pairs = [(grid[list(nodes)], solver) for nodes in sorted(grids) for solver in solvers]
     tables = list(dict.fromkeys(build_tableau(name, levels, order, on.model.coordinate) for levels, (name, order) in pairs))
-    return fitted(on, tables[best_of(on, tables, torch.cat(ends), every(on))])
+    return fitted(on, tables[best_of(on, tables, torch.cat(ends), every(on), 4 * CHOOSING)])
 
 
 def _recorded(on: Spending, tableau: Tableau, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,9 @@ from benchmarks.quality_report import table
 from benchmarks.stock_search import run_table, search
 from dode.distill import distill
 from dode.errors import DodeError
+from dode.fit.starts import usual_grids
 from dode.methods import build_tableau
 from dode.schedules import usual_schedule
-from dode.students import usual_grids
 from dode.tableau import Array, Tableau
 
 REFERENCE_STEPS = 100  # half of what the converged solution takes here: far nearer to it than any sampler in question
@@ -245,4 +245,10 @@ def budget(options: argparse.Namespace, plan: Plan, save: Save) -> None:
                         print(row, flush=True)
                         save(result, markdown(result))
                 save(result, markdown(result))
-                error_over_spending(result, label_of, options.output / "budget.png")
+                error_over_spending(result, label_of, _limits(options.output), options.output / "budget.png")
+
+
+def _limits(folder: Path) -> list[Row]:
+    """Rows of the study of limits, if the folder has it."""
+    path = folder / "limit.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []

@@ -87,28 +87,30 @@ def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
     return _saved(figure, path)
 
 
-def error_over_spending(result: dict[str, Any], label_of: Any, path: Path) -> Path:
-    """Error over what fits spend, both on logarithmic scales: a panel a cell, a line a method."""
+def error_over_spending(result: dict[str, Any], label_of: Any, limits: list[Cell], path: Path) -> Path:
+    """Error over what fits spend, both on logarithmic scales: a panel a cell, a line a method; dotted, what ``limits`` say is
+    left to any of them."""
     plt = pyplot()
-    cells = result["stock"]
-    figure, axes = plt.subplots(1, len(cells), figsize=(5.4 * len(cells), 4.2), squeeze=False, layout="constrained")
+    panels, keys = result["stock"], ("model", "guidance", "NFE")
+    size = (5.4 * len(panels), 4.6)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharex=True, layout="constrained")
     methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
-    for axis, cell in zip(axes.flat, cells, strict=True):
+    for axis, cell in zip(axes.flat, panels, strict=True):
         for number, method in enumerate(methods):
-            here = [
-                r
-                for r in result["rows"]
-                if r["method"] == method and all(r[k] == cell[k] for k in ("model", "guidance", "NFE"))
-            ]
+            here = [row for row in result["rows"] if row["method"] == method and all(row[k] == cell[k] for k in keys)]
             if here:
                 points = sorted((row["evaluations"], row["ratio"]) for row in here)
-                style = "o:" if method.endswith("before") else "o-"
+                style = "s--" if method.endswith("before") else "o-"
                 axis.loglog(*zip(*points, strict=True), style, color=f"C{number}", markersize=4, label=label_of(method))
+        for row in limits:
+            if all(row[k] == cell[k] for k in keys):
+                axis.axhline(row["limit"] / cell["error"], color="0.3", linestyle=":", linewidth=1, label="limit")
         axis.axhline(1.0, color="0.5", linewidth=0.8)
         axis.set(title=f"{cell['model']}, guidance {cell['guidance']:g}, {cell['NFE']} NFE")
         axis.set(xlabel="guided evaluations spent on the fit", ylabel="error / best stock sampler's")
         axis.yaxis.set_major_formatter("{x:.2g}")
         axis.yaxis.set_minor_formatter("{x:.1g}")
         axis.grid(True, which="both", linewidth=0.3)
-        axis.legend(fontsize=7)
+    found = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(4, 2 * len(panels)), fontsize=7)
     return _saved(figure, path)
