@@ -4,6 +4,9 @@ import os
 import sys
 import tempfile
 from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,14 @@ from torch import Tensor
 
 from dode import durable
 from dode.claims import check as check
+from dode.cost import cost_text
 from dode.distill import Distillation
 from dode.distill import distill as fit
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
+from dode.fit.plan import planned
 from dode.fit.starts import SOLVERS, usual_grids
-from dode.fit.students import distill_students
+from dode.fit.students import MODES, distill_students
+from dode.interrupt import stop_at_interrupt
 from dode.listing import info as info
 from dode.listing import list_files as list_files
 from dode.matching import interpolate
@@ -77,7 +83,10 @@ def _refuse_existing(options: Namespace) -> None:
 
 
 def distill(options: Namespace) -> int:
-    """Fit, save after each guidance scale, and print what the held-out samples say."""
+    """Fit, save after each guidance scale, and print what the held-out samples say and what it took.
+
+    In the modes that come from ``distill_students`` Ctrl-C stops and keeps what there is; a second one drops the fit.
+    """
     check_name(options.output)
     _refuse_existing(options)
     if options.samples < 2:
@@ -86,22 +95,53 @@ def distill(options: Namespace) -> int:
     check_capacity([_rows(options, n) for n in budgets] * len(scales))
     content = ParameterFile((), options.author, options.licence, options.notes)
     check_words(content)
+    plans = [] if options.mode == "paper" else _plans(options, scales, budgets)
+    counts: Counter[str] = Counter()
     results: dict[int, Distillation] = {}
-    for guidance in scales:
-        model = model_of(options, guidance)
-        if options.mode == "paper":
-            results = {n: _fit_paper(options, model, n) for n in budgets}
-        else:
-            results = _fit_students(options, model, results)
-        made = recipe(COMMAND_LINE, _settings(options, model), options.mode)
-        entries = tuple(Entry(result.parameters, model.info, guidance, result.report, made) for result in results.values())
-        content = replace(content, entries=content.entries + entries)
-        _keep(options, content, ours=len(content.entries) > len(entries))
+    with nullcontext(lambda: False) if options.mode == "paper" else stop_at_interrupt() as stop:
+        for number, guidance in enumerate(scales):
+            model = model_of(options, guidance)
+            if options.mode == "paper":
+                results = {n: _fit_paper(options, model, n, counts) for n in budgets}
+            else:
+                results = _fit_students(options, model, results, [] if number else plans, counts, stop)
+            settings = _settings(options, model) | ({"stopped_early": True} if stop() else {})
+            made = recipe(COMMAND_LINE, settings, options.mode)
+            entries = tuple(Entry(result.parameters, model.info, guidance, result.report, made) for result in results.values())
+            content = replace(content, entries=content.entries + entries)
+            if entries:
+                _keep(options, content, ours=len(content.entries) > len(entries))
+            if stop():
+                break
+        stopped = stop()
+    if not content.entries:
+        raise KeyboardInterrupt  # stopped before there was anything to keep
     print(_summary(list(content.entries)))
-    held = next(iter(results.values())).report.held_out
-    print(f"\nError: RMS distance to the teacher on {held} held-out sample{'s' * (held != 1)}.")
+    judges = dict.fromkeys(entry.report.held_out for entry in content.entries if entry.report)
+    many = "s" * (list(judges) != [1])
+    print(f"\nError: RMS distance to the teacher on {' or '.join(map(str, judges))} held-out sample{many}.")
+    print(cost_text(counts))
+    if stopped:
+        print(_stopped_text(content.entries, scales, budgets))
     print(f"Saved {options.output}")
     return 0
+
+
+def _plans(options: Namespace, scales: Sequence[float], budgets: Sequence[int]) -> list[dict[str, int]]:
+    """Planned evaluations by stage, for each guidance scale."""
+    mode = {"freedom": MODES[options.mode], "samples": options.samples, "evaluations": budgets, "held_out": options.held_out}
+    return [planned(**mode, guided=scale != 1, continued=number > 0) for number, scale in enumerate(scales)]
+
+
+def _stopped_text(entries: Sequence[Entry], scales: Sequence[float], budgets: Sequence[int]) -> str:
+    """What a fit that was stopped has kept, and what it has not come to."""
+    done = [entry.guidance for entry in entries]
+    lines = ["Stopped early: the best found so far was kept."]
+    for scale in scales:
+        left = [str(n) for n in budgets[done.count(scale) :]]
+        if left:
+            lines.append(f"Missing at guidance {scale:g}: {', '.join(left)} evaluations.")
+    return "\n".join(lines)
 
 
 def _keep(options: Namespace, content: ParameterFile, ours: bool) -> None:
@@ -153,14 +193,14 @@ def _common(options: Namespace, model: Model) -> dict[str, Any]:
     }
 
 
-def _fit_paper(options: Namespace, model: Model, evaluations: int) -> Distillation:
+def _fit_paper(options: Namespace, model: Model, evaluations: int, counts: Counter[str]) -> Distillation:
     method = get_method(options.method or "euler")
     chosen = options.teacher or method.teacher
     same = get_method(chosen).name == method.name
     substeps = 10 if options.substeps is None else options.substeps
     sigmas = _grid(model, options.schedule or "karras", method.name, options.order, evaluations)
     with Bars(f"{method.name} {evaluations} ") as bars:
-        return fit(
+        found = fit(
             model.denoiser,
             model.noise(options.samples, options.seed, float(sigmas[0])),
             sigmas,
@@ -173,10 +213,20 @@ def _fit_paper(options: Namespace, model: Model, evaluations: int) -> Distillati
             **_common(options, model),
             progress=bars,
         )
+    counts.update(bars.counts)
+    return found
 
 
-def _fit_students(options: Namespace, model: Model, before: dict[int, Distillation]) -> dict[int, Distillation]:
-    """Results by evaluations. A scale goes on from what came out at the one before, so that those between interpolate."""
+def _fit_students(
+    options: Namespace,
+    model: Model,
+    before: dict[int, Distillation],
+    plans: Sequence[Mapping[str, int]],
+    counts: Counter[str],
+    stop: Callable[[], bool],
+) -> dict[int, Distillation]:
+    """Results by evaluations, fewer if it was stopped. A scale goes on from what came out at the one before, so that those
+    between interpolate."""
     if options.order is not None or options.directions is not None:
         raise FitError("--order and --directions belong to --mode paper; the other modes choose for themselves.")
     if not options.teacher and options.substeps is not None:
@@ -191,22 +241,29 @@ def _fit_students(options: Namespace, model: Model, before: dict[int, Distillati
         return usual if options.schedule is None else [schedule(options.schedule, steps, model.sigma_min, model.sigma_max)]
 
     budgets = sorted(set(options.evaluations))
-    with Bars(f"{options.mode} {','.join(map(str, budgets))} ") as bars:
-        results = distill_students(
-            model.denoiser,
-            model.noise(options.samples, options.seed, 1.0),
-            evaluations=budgets,
-            sigma_range=(model.sigma_min, model.sigma_max),
-            coordinate=model.coordinate,
-            mode=options.mode,
-            solvers=(get_method(options.method).name,) if options.method else SOLVERS,
-            grids=grids,
-            continued=[before[n].parameters for n in budgets] if before else None,
-            teacher=teacher,
-            **_common(options, model),
-            progress=bars,
-        )
-    return dict(zip(budgets, results, strict=True))
+    with Bars(f"{options.mode} {','.join(map(str, budgets))} ", plans) as bars:
+        try:
+            results = distill_students(
+                model.denoiser,
+                model.noise(options.samples, options.seed, 1.0),
+                evaluations=budgets,
+                sigma_range=(model.sigma_min, model.sigma_max),
+                coordinate=model.coordinate,
+                mode=options.mode,
+                solvers=(get_method(options.method).name,) if options.method else SOLVERS,
+                grids=grids,
+                continued=[before[n].parameters for n in budgets] if before else None,
+                teacher=teacher,
+                **_common(options, model),
+                progress=bars,
+                stop=stop,
+            )
+        except FitError:
+            if not stop():
+                raise
+            results = []  # stopped before there was anything to keep at this scale
+    counts.update(bars.counts)
+    return dict(zip(budgets, results, strict=not stop()))
 
 
 def choose_entry(content: ParameterFile, evaluations: int, method: str | None = None, guidance: float | None = None) -> Entry:
