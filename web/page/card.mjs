@@ -42,9 +42,9 @@ function facts(entry, file) {
   return el("dl", { class: "dode-facts" }, rows.filter(([, text]) => text).flatMap(([key, text]) => [el("dt", { text: say(key) }), el("dd", { text })]));
 }
 
-/** Per step where that is known, on the same noise levels; else at the end only. */
+/** Per step where that is known, on the same noise levels; else at the end only, as the fit's own held-out samples say. */
 function errorsOf(entry, worth) {
-  const source = worth ?? entry.report;
+  const source = worth?.steps_before?.length ? worth : entry.report;
   if (!source) return null;
   const { steps_before: before, steps_after: after } = source;
   if (!before?.length) return null;

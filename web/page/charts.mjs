@@ -100,7 +100,7 @@ function ticksBetween(low, high) {
   return apart ?? kinds.at(-1).filter((_, i) => i % Math.ceil(room) === 0); // every so many powers of ten
 }
 
-/** Errors before and after distilling, over steps or rounds; the axis is logarithmic. */
+/** Errors before and after distilling, over steps or rounds; the axis is logarithmic. A single one is a level across the chart. */
 export function errorChart({ title, rowName, numbers, before, after, names }) {
   const positive = (values) => values.map((value) => (value > 0 ? value : null));
   const solid = (name, values) => ({ name, values: positive(values) });
@@ -110,6 +110,8 @@ export function errorChart({ title, rowName, numbers, before, after, names }) {
   // Room above and below, so that single points and flat lines are seen.
   const low = Math.min(...values) / 2,
     high = Math.max(...values) * 2;
+  const level = numbers.length === 1;
+  const ends = [numbers[0] - 0.4, numbers.at(-1) + 0.4];
   return chart({
     title,
     corner: rowName,
@@ -120,11 +122,11 @@ export function errorChart({ title, rowName, numbers, before, after, names }) {
       [names[0], COLOURS.before, true],
       [names[1], COLOURS.after, false],
     ],
-    data: [numbers, ...lines.map((line) => line.values)],
+    data: level ? [ends, ...lines.map((line) => [line.values[0], line.values[0]])] : [numbers, ...lines.map((line) => line.values)],
     options: (tint) => ({
       legend: { show: false },
       cursor: { show: false },
-      scales: { x: { time: false, range: () => [numbers[0] - 0.4, numbers.at(-1) + 0.4] }, y: { distr: 3, range: () => [low, high] } },
+      scales: { x: { time: false, range: () => ends }, y: { distr: 3, range: () => [low, high] } },
       axes: axes(tint, {}, { splits: (_, __, from, to) => ticksBetween(from, to), filter: (_, ticks) => ticks }),
       series: [
         {},
@@ -132,7 +134,7 @@ export function errorChart({ title, rowName, numbers, before, after, names }) {
           stroke: () => tint(COLOURS[key]),
           width: 2,
           dash: i ? undefined : [5, 4],
-          points: { show: true, size: 6, fill: () => tint(COLOURS[key]), stroke: () => tint(COLOURS[key]) },
+          points: { show: !level, size: 6, fill: () => tint(COLOURS[key]), stroke: () => tint(COLOURS[key]) },
         })),
       ],
     }),
