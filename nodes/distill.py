@@ -1,10 +1,12 @@
 """Distill Sampler: fits a D-ODE sampler on the loaded model."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from dode.cost import cost_text
 from dode.errors import FitError
 from dode.fit.students import MODES
 from dode.methods import METHODS, get_method
@@ -19,9 +21,10 @@ from .latents import is_nested
 from .progress import Place
 from .sampler import entry_sampler, entry_sigmas
 from .steps_saved import measure, words
-from .text import gain, summary
+from .stopping import stoppable
+from .text import gain, stopped_early, summary
 
-# Fit modes, by the names that users see, beside those of dode.students: the arguments of dode.distill.distill.
+# Fit modes, by the names that users see, beside those of dode.fit.students: the arguments of dode.distill.distill.
 CLOSED_FORM: dict[str, dict[str, Any]] = {
     "paper": {"taps": 1},
     "multi-tap": {"taps": 3, "ridge": 1e-3},
@@ -42,7 +45,8 @@ class DODEDistillSampler(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Learns a few numbers for each step, so that a solver with few steps lands where many steps land: on your "
-                "model, prompts and guidance, without training the model. Takes about as long as making a few dozen pictures."
+                "model, prompts and guidance, without training the model. For a sampler of 4 steps it takes about as long as "
+                "75 pictures of 20 steps, for 6 as 125, for 8 as 200. You can stop it early and keep what it has by then."
             ),
             search_aliases=["D-ODE", "few steps", "fast sampler", "distill"],
             inputs=[
@@ -84,7 +88,7 @@ class DODEDistillSampler(io.ComfyNode):
                     options=[_OWN_TEACHER, *solvers],
                     default=_OWN_TEACHER,
                     tooltip="The solver that runs with many steps to show where the few should land. In the modes balanced and "
-                    "best, as in the paper means as many steps as the model needs.",
+                    "best, as in the paper means iPNDM of order 3 with 20 to 40 steps.",
                 ),
                 io.Int.Input(
                     "teacher_substeps",
@@ -145,7 +149,7 @@ class DODEDistillSampler(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="More guidance scales to fit at, such as 3, 5; all go into the same file, and scales between them "
-                    "work too. Each takes as long as the first. Modes balanced and best only.",
+                    "work too. Each takes half as long as the first. Modes balanced and best only.",
                 ),
             ],
             outputs=[
@@ -200,6 +204,7 @@ class DODEDistillSampler(io.ComfyNode):
         grid = None if sigmas is None else sigmas.tolist()
         surroundings = {"sigmas": grid, "prompts": len(positives), **_surroundings(model, latent)}
         made_of = recipe(NODE, {**inputs, **surroundings, **CLOSED_FORM.get(mode, {})}, mode)
+        started = time.monotonic()
         if mode in MODES:
             if sigmas is not None and counts:
                 raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
@@ -216,7 +221,9 @@ class DODEDistillSampler(io.ComfyNode):
                 teacher=None if teacher == _OWN_TEACHER else teacher,
                 substeps=teacher_substeps,
             )
-            made = run_students(task, settings, made_of, keep, place)
+            with stoppable(place) as asked:
+                made = run_students(task, settings, made_of, keep, place, asked)
+                worth = measure(task, made.entries[0], made.progress, made.judged)
         else:
             if counts or scales:
                 raise FitError(f"Mode {mode} fits for one number of steps and one guidance. Empty also_steps and also_cfg.")
@@ -225,12 +232,14 @@ class DODEDistillSampler(io.ComfyNode):
             levels = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
             fit = PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps)
             made = run_paper(task, levels, fit, made_of, keep, place)
-        entry = made.entries[0]
-        worth = measure(task, entry, made.progress, made.judged)
+            worth = measure(task, made.entries[0], made.progress)
+        entry, spent, seconds = made.entries[0], made.progress.spent, time.monotonic() - started
         lines = [line for each in made.entries for line in (summary(each), gain(each))]
         lines += [words(worth, entry)] if worth else []
+        lines += [stopped_early(made.missing)] if made.stopped else []
         prompts = f"{len(positives)} prompt{'s' * (len(positives) > 1)}"
-        lines.append(f"{prompts}, {made.evaluations} model evaluations in {made.seconds:.0f} s.")
+        lines.append(f"{prompts}, {spent.total()} model evaluations in {seconds:.0f} s.")
+        lines.append(cost_text(spent))
         lines.append(keep.said())
         report = "\n".join(lines)
         shown = {
@@ -241,8 +250,9 @@ class DODEDistillSampler(io.ComfyNode):
             "path": str(keep.path) if keep.path else None,
             "problem": keep.said() if keep.problem else None,
             "prompts": len(positives),
-            "evaluations": made.evaluations,
-            "seconds": made.seconds,
+            "evaluations": spent.total(),
+            "seconds": seconds,
+            "stopped": [{"steps": number, "cfg": scale} for number, scale in made.missing] if made.stopped else None,
         }
         ports = (entry, entry_sampler(entry), entry_sigmas(entry), report)
         return io.NodeOutput(*ports, ui={"text": (report,), "dode": (shown,)})

@@ -1,6 +1,5 @@
 """The fits, inside the host: the paper's of one grid, and the refinement that brings its own noise levels."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from dode.distill import Distillation, Judged, distill, planned_evaluations
-from dode.errors import DodeError
+from dode.errors import DodeError, FitError
 from dode.fit.plan import planned
 from dode.fit.starts import SOLVERS, usual_grids
 from dode.fit.students import MODES, distill_students
@@ -30,13 +29,20 @@ _DENSE = 60  # steps of the grid in which patches find the teacher's σ
 
 @dataclass(frozen=True)
 class Made:
-    """What a fit made, of the first guidance scale and number of steps first, what it took, and its held-out samples."""
+    """What a fit made, of the first guidance scale and number of steps first.
+
+    Attributes:
+        progress: what it took, and the bar, which goes on with what comes after the fit.
+        judged: the first entry's held-out samples, where the fit leaves them.
+        stopped: it was stopped early.
+        missing: the number of steps and guidance scale of each entry that it has not come to.
+    """
 
     entries: list[Entry]
-    evaluations: int
-    seconds: float
     progress: Progress
     judged: Judged | None = None
+    stopped: bool = False
+    missing: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,6 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
         FitError: settings that cannot work. The host's own exceptions pass through, interruption among them.
     """
     task.check()
-    started = time.monotonic()
     info = model_info(task.model)
     coordinate = coordinate_of(info.prediction)
     teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate)
@@ -93,7 +98,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     progress.finish()
     entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report, {**made_of, "sigma_min": lowest})
     keep([entry])
-    return Made([entry], progress.before, time.monotonic() - started, progress)
+    return Made([entry], progress)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class StudentsFit:
     """Settings of the refinement.
 
     Attributes:
-        mode: one of ``dode.students.MODES``.
+        mode: one of ``dode.fit.students.MODES``.
         steps: numbers of steps to fit for.
         scales: guidance scales to fit at.
         schedule: from a number of steps to the host's σ, one of the starts, or the only one.
@@ -120,16 +125,23 @@ class StudentsFit:
     substeps: int = 6
 
 
-def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep, place: Place = NOWHERE) -> Made:
+def run_students(
+    task: Task,
+    settings: StudentsFit,
+    made_of: Recipe,
+    keep: Keep,
+    place: Place = NOWHERE,
+    asked: Callable[[], bool] | None = None,
+) -> Made:
     """Refine a sampler for each guidance scale and number of steps.
 
     A scale goes on from what came out at the one before, so that what lies between can be interpolated. The entries carry the
-    recipe ``made_of``, and ``keep`` gets all there are whenever a scale is done.
+    recipe ``made_of``, and ``keep`` gets all there are whenever a scale is done. ``asked`` says whether to stop and to keep
+    what there is: the best so far, without the scales and numbers of steps that were not begun.
 
     Raises as ``run_paper``.
     """
     task.check()
-    started = time.monotonic()
     info = model_info(task.model)
     sampling = task.model.get_model_object("model_sampling")
     coordinate = coordinate_of(info.prediction)
@@ -152,18 +164,20 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
     entries: list[Entry] = []
     results: list[Distillation] = []
     judged: Judged | None = None
+    stopped = False
     counts = list(evaluations.values())
     stages = [
         planned(MODES[settings.mode], task.samples, counts, guided=scale != 1, continued=number > 0)
         for number, scale in enumerate(settings.scales)
     ]
-    progress = Progress(task.model, place, stages, planned_later(counts[0], task.samples, judged=True))
+    progress = Progress(task.model, place, stages, planned_later(counts[0], task.samples, judged=True), asked)
 
     def sigma_list(sigma: float) -> Sequence[float]:
         return with_level(dense if progress.stage in ("teacher", "check") else plain.tolist(), sigma)
 
     for scale in settings.scales:
         continued = [result.parameters for result in results] or None
+        results.clear()
 
         def body(inside: Inside, continued: Any = continued) -> None:
             results[:] = distill_students(
@@ -184,14 +198,28 @@ def run_students(task: Task, settings: StudentsFit, made_of: Recipe, keep: Keep,
                 groups=task.prompts,
                 seed=task.seed,
                 progress=progress,
+                stop=progress.stop,
             )
 
-        run_inside(replace(task, cfg=scale), plain, True, sigma_list, progress, body)
+        try:
+            run_inside(replace(task, cfg=scale), plain, True, sigma_list, progress, body)
+        except FitError:
+            if not (entries and progress.stop()):
+                raise  # else stopped, before there was anything to keep at this scale
+        stopped = progress.stop()
+        if stopped:
+            progress.break_off()
         progress.finish()
-        entries += [Entry(result.parameters, info, float(scale), result.report, ranged) for result in results]
+        recipe = {**ranged, "stopped_early": True} if stopped else ranged
+        entries += [Entry(result.parameters, info, float(scale), result.report, recipe) for result in results]
         judged = judged or results[0].judged
-        keep(entries)
-    return Made(entries, progress.before, time.monotonic() - started, progress, judged)
+        if results:
+            keep(entries)
+        if stopped:
+            break
+    scales = [entry.guidance for entry in entries]
+    missing = [(n, scale) for scale in settings.scales for n in settings.steps[scales.count(scale) :]]
+    return Made(entries, progress, judged, stopped, missing)
 
 
 def _usable(sigmas: Tensor, steps: int, highest: float, only: bool) -> list[Any]:

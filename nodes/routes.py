@@ -1,4 +1,4 @@
-"""Routes for the page: the card of a file, download, and import with the checks that a file from anywhere needs."""
+"""Routes for the page: the card of a file, download, import with the checks that a file from anywhere needs; stop and keep."""
 
 import asyncio
 from pathlib import Path
@@ -12,6 +12,8 @@ from dode.parameter_file import from_bytes
 from . import library
 from .cards import file_card
 from .host import feature, folder_paths
+from .progress import Place
+from .stopping import ask_to_stop
 
 web: Any = feature("aiohttp.web")
 _CONTENT = "application/octet-stream"
@@ -35,6 +37,7 @@ def register() -> None:
     server.routes.get("/dode/file")(_answering(_file))
     server.routes.get("/dode/download")(_answering(_download))
     server.routes.post("/dode/import")(_answering(_import))
+    server.routes.post("/dode/stop")(_answering(_stop))
 
 
 def _answering(handler: Any) -> Any:
@@ -72,7 +75,7 @@ def _known(name: str) -> str:
 
 async def _import(request: Any) -> Any:
     """The body is the file. What is kept is what the reader understood of it, written anew under models/dode."""
-    _refuse_other_origins(request)
+    _refuse_other_origins(request, "Files are imported")
     if request.content_type != _CONTENT:
         raise _Refused(415, f"Send the file itself as {_CONTENT}.")
     name = request.query.get("name", "")
@@ -92,7 +95,16 @@ def _keep(data: bytes, name: str) -> str | None:
     return library.name_of(library.save(content, name, folder))
 
 
-def _refuse_other_origins(request: Any) -> None:
+async def _stop(request: Any) -> Any:
+    """Ask the fit of a node to end and to keep what it has; the workflow is the one that its progress events name."""
+    _refuse_other_origins(request, "Fits are stopped")
+    node = request.query.get("node", "")
+    if not ask_to_stop(Place(node, request.query.get("workflow"))):
+        raise _Refused(404, f"No fit that could be stopped runs on node {node[:80]!r}; perhaps it has just ended.")
+    return web.json_response({"stopping": True})
+
+
+def _refuse_other_origins(request: Any, what: str) -> None:
     """The host refuses most of them already; a host that is open to other origins is so for its own routes."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None:  # said by the browser itself, where the connection can be trusted
@@ -100,7 +112,7 @@ def _refuse_other_origins(request: Any) -> None:
     else:
         elsewhere = origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower()
     if elsewhere:
-        raise _Refused(403, "Files are imported from ComfyUI's own page only.")
+        raise _Refused(403, f"{what} from ComfyUI's own page only.")
 
 
 async def _body(request: Any) -> bytes:

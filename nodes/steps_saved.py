@@ -1,6 +1,7 @@
 """How many steps of KSampler's usual solver a sampler is worth, measured inside the host on samples that were not fitted."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from dode.distill import Judged
 from dode.errors import DodeError
 from dode.fit.held_out import split
+from dode.metered import Stopped
 from dode.parameter_file import Entry
 from dode.schedules import usual_schedule
 from dode.steps_saved import MOST, STAGE, StepsSaved, steps_saved
@@ -35,8 +37,12 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
 
     ``judged`` is what the fit knows of its held-out samples; else they are run anew.
 
-    It is a run of its own, after the file is written, so that nothing is lost if it is stopped.
+    It is a run of its own, after the file is written, so that nothing is lost if it is stopped. Whoever has asked the fit to
+    stop gets no comparison either.
     """
+    if progress.stop():
+        progress.skip()
+        return None
     sampling = task.model.get_model_object("model_sampling")
     coordinate = coordinate_of(prediction_of(sampling))
     low, high = sigma_range(sampling)
@@ -61,8 +67,13 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
     found: list[StepsSaved] = []
 
     def body(inside: Inside) -> None:
+        def denoiser(*arguments: Any, **named: Any) -> Any:
+            if progress.stop():
+                raise Stopped
+            return inside.denoiser(*arguments, **named)
+
         result = steps_saved(
-            inside.denoiser,
+            denoiser,
             inside.noise[held],
             entry.parameters,
             teacher=report.teacher,
@@ -82,6 +93,8 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
     at = replace(task, cfg=task.cfg if entry.guidance is None else entry.guidance)
     try:
         run_inside(at, torch.tensor(dense), both, lambda sigma: with_level(dense, sigma), progress, body)
+    except Stopped:
+        pass
     except DodeError as error:
         log.warning("D-ODE: the steps saved could not be measured: %s", error)
     progress.finish()

@@ -1,5 +1,7 @@
 """What a node says about parameters, in words."""
 
+from collections.abc import Sequence
+
 from dode.matching import Match
 from dode.methods import get_method
 from dode.parameter_file import Entry, ParameterFile
@@ -28,6 +30,15 @@ def gain(entry: Entry) -> str:
         f"Error against the teacher on {report.held_out} held-out sample{'s' * (report.held_out != 1)}: "
         f"{report.error_base:.4g} undistilled, {report.error_distilled:.4g} distilled{change}."
     )
+
+
+def stopped_early(missing: Sequence[tuple[int, float]]) -> str:
+    """What a fit that was stopped has not come to: pairs of a number of steps and a guidance scale."""
+    steps: dict[float, list[str]] = {}
+    for number, scale in missing:
+        steps.setdefault(scale, []).append(str(number))
+    left = "; ".join(f"{', '.join(numbers)} steps at guidance {scale:g}" for scale, numbers in steps.items())
+    return f"Stopped early: the best found so far was kept.{left and f' Missing: {left}.'}"
 
 
 def warn_of(name: str, match: Match) -> None:

@@ -24,6 +24,14 @@ def distilling(**values: Any) -> tuple[Nodes, Links]:
     return nodes, [*TEXTS, *((node, output, "distill", name) for node, output, name in sockets)]
 
 
+def stopping(hold: str, **values: Any) -> tuple[Nodes, Links]:
+    """A distillation whose model waits at the first call after the page was told of a stage, until somebody stops the fit."""
+    nodes, links = distilling(**{"mode": "balanced", "solver": "euler", "steps": 3, "samples": 4, **values})
+    nodes["fault"] = ("DodeTestFault", {"kind": "none", "hold": hold})
+    ours = [("demo", 0, "fault", "model"), ("fault", 0, "distill", "model")]
+    return nodes, [*(each for each in links if each != ("demo", 0, "distill", "model")), *ours]
+
+
 def loading(model: str = "demo", **values: Any) -> tuple[Nodes, Links]:
     """Load with a model, and Inspect, which makes it run."""
     nodes: Nodes = {"demo": DEMO["demo"], "load": ("DODELoad", values), "inspect": ("DODEInspect", {})}

@@ -126,12 +126,12 @@ class ComfyPage:
         )
 
     @contextmanager
-    def expected_refusal(self) -> Iterator[None]:
+    def expected_refusal(self, status: int = 422) -> Iterator[None]:
         """The server refuses something in here, and the browser's console says so."""
         before = len(self.complaints)
         yield
         said = self.complaints[before:]
-        assert all("422" in line for line in said), said
+        assert all(str(status) in line for line in said), said
         del self.complaints[before:]
 
     def panel(self, kind: str) -> Any:
@@ -187,6 +187,7 @@ _LISTEN = """() => {
     done: texts(".dode-stages .dode-done"),
     stage: shown(".dode-stages [aria-current]")?.textContent,
     left: shown(".dode-bar + p")?.textContent,
+    stop: shown(".dode-stop:not([hidden])")?.textContent,
     rows: texts(".dode-bar ~ div tbody tr"),
   }));
   for (const kind of ["execution_success", "execution_error", "execution_interrupted"])

@@ -13,7 +13,7 @@ import dode
 from tests.comfy.server import ROOT
 from tests.page.checks import fits
 from tests.page.conftest import Look
-from tests.page.graphs import COMPARE, DISTILL, EXAMPLE, INSPECT, LOAD, comparing, distilling, loading
+from tests.page.graphs import COMPARE, DISTILL, EXAMPLE, INSPECT, LOAD, comparing, distilling, loading, stopping
 from tests.page.page import ComfyPage
 
 
@@ -32,6 +32,8 @@ def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look
     assert seen[0]["stage"] == "Teacher"
     assert {"Check", "Comparison"} <= {state["stage"] for state in seen}
     assert any(re.search(r"about \d+ (s|min) left", state["left"]) for state in seen)
+    assert all(re.search(r"in all as long as about \d+ pictures of 20 steps$", state["left"]) for state in seen)
+    assert not any(state["stop"] for state in seen), "the paper's fit has nothing to keep before it ends"
     assert max(len(state["rows"]) for state in seen) == 5, "a point for each of the steps"
     assert tab.previews() > 0
 
@@ -82,10 +84,62 @@ def test_a_refined_fit_shows_its_stages_and_channels(tab: ComfyPage, look: Look)
     text = panel.inner_text()
     assert "Not saved" in text
     assert re.search(r"3 steps now come closer to the reference than \d+ steps of dpmpp_2m|No gain here: dpmpp_2m", text)
+    assert panel.query_selector("figcaption").inner_text().startswith("Distance to the reference at the end")
+    (row,) = panel.eval_on_selector_all("tbody tr", "(rows) => rows.map((row) => [...row.cells].map((c) => c.textContent))")
+    before, after = re.findall(r"Error on 1 held-out samples: ([\d.]+) before, ([\d.]+) after", text)[0]
+    assert row == ["3", before, after]
+    tab.look(DISTILL)
+    tab.shoot(f"refined-error-{look.name}")
     for name, title in (("γ", "Learned change of guidance"), ("σ", "Noise levels")):
         panel.query_selector(f"button[role=radio]:has-text('{name}')").click()
         assert panel.query_selector("figcaption").inner_text().startswith(title)
         tab.shoot(f"refined-{'gamma' if name == 'γ' else 'sigma'}-{look.name}")
+
+
+def test_a_fit_is_stopped_and_kept_by_the_keyboard(tab: ComfyPage, look: Look) -> None:
+    tab.build(*stopping("refine", also_cfg="3", save_as=f"stopped/{look.name}"))
+    tab.look(DISTILL)
+    tab.queue()
+    button = tab.page.wait_for_selector(".dode-stop:not([hidden])")
+    assert button is not None
+    assert tab.progress()[0]["stop"] is None, "there was nothing to keep yet"
+    assert button.inner_text() == "Stop and keep"
+    tab.look(DISTILL)
+    tab.shoot(f"stop-{look.name}")
+    button.focus()
+    with tab.page.expect_response(lambda response: "/dode/stop" in response.url) as answer:
+        tab.page.keyboard.press("Enter")
+    assert (answer.value.status, answer.value.request.method) == (200, "POST")
+    tab.wait_done()
+    assert "Stopping …" in [state["stop"] for state in tab.progress()]
+    text = tab.panel(DISTILL).inner_text()
+    assert "Stopped early: the best found so far was kept. Missing: 3 steps at guidance 3." in text
+    assert len(dode.load_parameters(tab.server.base / "output" / "dode" / "stopped" / f"{look.name}.safetensors").entries) == 1
+    fits(tab, DISTILL)
+
+
+STOPPABLE = """() => {
+  const node = app.rootGraph.nodes.find((n) => n.comfyClass === "DODEDistillSampler");
+  const stages = [{ name: "teacher", done: 5, planned: 5 }, { name: "refine", done: 1, planned: 9 }];
+  const counts = { done: 5, total: 9, pictures: 75, seconds_left: 300, can_stop: true, stopping: false, errors: [] };
+  const detail = { node: String(node.id), workflow: null, stage: "refine", stages, ...counts };
+  app.api.dispatchEvent(new CustomEvent("dode.progress", { detail }));
+}"""
+
+
+def test_what_cannot_be_stopped_any_more_is_said(tab: ComfyPage, look: Look) -> None:
+    tab.build({"distill": (DISTILL, {})}, [])
+    tab.page.evaluate(STOPPABLE)
+    tab.look(DISTILL)
+    assert "about 5 min left · in all as long as about 75 pictures of 20 steps" in tab.panel(DISTILL).inner_text()
+    fits(tab, DISTILL)
+    button = tab.page.locator(".dode-stop")
+    with tab.expected_refusal(404):
+        button.click()
+        tab.page.get_by_text("perhaps it has just ended").wait_for()
+    assert button.inner_text() == "Stop and keep"
+    assert button.get_attribute("aria-disabled") == "false"
+    tab.shoot(f"cannot-stop-{look.name}")
 
 
 def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) -> None:

@@ -1,7 +1,8 @@
-// Distill Sampler: what the fit is doing, and afterwards what it made.
+// Distill Sampler: what the fit is doing, a button to stop it and to keep what it has, and afterwards what it made.
+import { api } from "../../../scripts/api.js";
 import { card, cardOf, downloadLink } from "./card.mjs";
 import { errorChart } from "./charts.mjs";
-import { addPlace, el } from "./elements.mjs";
+import { addPlace, el, short } from "./elements.mjs";
 import { ofThisWorkflow } from "./results.mjs";
 import { say } from "./texts.mjs";
 
@@ -18,6 +19,45 @@ function newest(errors) {
   return errors.slice(Math.max(start, 0));
 }
 
+/** A button that ends the fit of these progress events with what it has. It is there once there is something to keep. */
+function stopButton() {
+  let place = null,
+    asked = false;
+  const said = el("p", { class: "dode-quiet", role: "status", hidden: true });
+  const button = el("button", { type: "button", class: "dode-stop", hidden: true, text: say("stop_keep"), onclick: ask });
+  // Not disabled, which would take the keyboard's focus away.
+  function show(stopping) {
+    asked = stopping;
+    button.setAttribute("aria-disabled", String(stopping));
+    button.textContent = say(stopping ? "stopping" : "stop_keep");
+  }
+  async function ask() {
+    if (asked) return;
+    show(true);
+    said.hidden = true;
+    const query = new URLSearchParams(Object.entries(place).filter(([, value]) => value)); // what names no workflow runs in none
+    let problem;
+    try {
+      const answer = await api.fetchApi(`/dode/stop?${query}`, { method: "POST" });
+      problem = answer.ok ? null : ((await answer.json().catch(() => null))?.error ?? answer.statusText);
+    } catch (error) {
+      problem = error.message;
+    }
+    if (!problem) return;
+    show(false);
+    said.textContent = problem;
+    said.hidden = false;
+  }
+  return {
+    elements: [button, said],
+    update(state) {
+      place = { node: state.node, workflow: state.workflow };
+      button.hidden = !state.can_stop;
+      if (state.stopping) show(true);
+    },
+  };
+}
+
 /** The elements of a run, made once and updated: a screen reader hears the stage when it changes, not every number. */
 function running() {
   const stages = el("ol", { class: "dode-stages" });
@@ -26,9 +66,10 @@ function running() {
   const numbers = el("p", { class: "dode-quiet" });
   const heard = el("p", { class: "dode-heard", role: "status" });
   const curve = el("div");
+  const stop = stopButton();
   let stage, errors;
   return {
-    elements: [stages, bar, numbers, heard, curve],
+    elements: [stages, bar, numbers, ...stop.elements, heard, curve],
     update(state) {
       const names = state.stages.map((each) => each.name).sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
       const begun = Object.fromEntries(state.stages.map((each) => [each.name, each.done > 0])); // and over, if it comes before the current one
@@ -38,7 +79,9 @@ function running() {
       const percent = Math.min(100, Math.round((100 * state.done) / Math.max(state.total, 1)));
       fill.style.width = `${percent}%`;
       bar.setAttribute("aria-valuenow", percent);
-      numbers.textContent = [say("part", { percent }), timeLeft(state.seconds_left)].filter(Boolean).join(" · ");
+      const whole = state.pictures > 0 && say("pictures", { n: state.pictures });
+      numbers.textContent = [say("part", { percent }), timeLeft(state.seconds_left), whole].filter(Boolean).join(" · ");
+      stop.update(state);
       if (stage !== state.stage) heard.textContent = say(`stage_${state.stage}`);
       stage = state.stage;
       if (state.errors.length && JSON.stringify(errors) !== JSON.stringify(state.errors)) {
@@ -57,6 +100,13 @@ function running() {
       }
     },
   };
+}
+
+/** That a fit was stopped, and what it has not come to: entries of steps and cfg. */
+function stoppedWords(missing) {
+  if (!missing) return null;
+  const left = missing.map((each) => say("missing_one", { steps: each.steps, cfg: short(each.cfg) })).join(say("comma"));
+  return el("p", { class: "dode-warning", role: "note", text: [say("stopped_early"), left && say("missing", { left })].filter(Boolean).join(" ") });
 }
 
 export function distillPanel(node) {
@@ -86,7 +136,7 @@ export function distillPanel(node) {
       const path = el("p", { class: lost ? "dode-misfit" : "dode-path", role: lost ? "alert" : null, text: where });
       const cost = result.seconds === undefined ? null : el("p", { class: "dode-quiet", text: [say("cost", { ...result, seconds: Math.round(result.seconds) }), result.prompts > 1 && say("prompts", { n: result.prompts })].filter(Boolean).join(" · ") });
       const actions = result.file ? el("div", { class: "dode-actions" }, downloadLink(result.file)) : null;
-      place.put(...card(result, index, (i) => panel.show(result, i)), path, cost, actions);
+      place.put(stoppedWords(result.stopped), ...card(result, index, (i) => panel.show(result, i)), path, cost, actions);
     },
     failed(detail) {
       live = null;

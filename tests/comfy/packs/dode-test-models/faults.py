@@ -1,5 +1,6 @@
 """A node for the tests: a model on which something goes wrong on the way."""
 
+import sys
 import time
 from typing import Any
 
@@ -25,10 +26,16 @@ class _Told:
 _told = PromptServer.instance.send_sync = _Told(PromptServer.instance.send_sync)
 
 
+def _asked_to_stop() -> bool:
+    """Whether a fit was asked to stop and to keep what it has."""
+    pack = next((module for name, module in [*sys.modules.items()] if name.endswith(".nodes.stopping")), None)
+    return pack is not None and any(asked.is_set() for fits in [*pack._running.values()] for asked in fits)
+
+
 class Fault:
     """From the ``after``-th model call on, what ``kind`` says; every call takes ``seconds`` more.
 
-    Once the page was told of stage ``hold``, the next call waits until the user cancels.
+    Once the page was told of stage ``hold``, the next call waits until the user cancels, or stops the fit.
     """
 
     RETURN_TYPES = ("MODEL",)
@@ -52,7 +59,7 @@ class Fault:
             time.sleep(seconds)
             if hold and _told.stage == hold:
                 _told.stage, end = "", time.monotonic() + _PATIENCE
-                while not comfy.model_management.processing_interrupted() and time.monotonic() < end:
+                while not (comfy.model_management.processing_interrupted() or _asked_to_stop()) and time.monotonic() < end:
                     time.sleep(0.01)
             x = arguments["input"]
             if calls > after:
