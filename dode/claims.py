@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dode.distill import Report
 from dode.errors import FitError
 from dode.fit.held_out import split
+from dode.fit.plan import FURTHER_SCALE
 from dode.matching import compare
 from dode.measure import Bench, rms
 from dode.models import Model
@@ -68,7 +69,7 @@ def _measure(entry: Entry, model: Model, scale: float, options: Namespace) -> _F
     again = None
     if report is not None and was_made_here(entry) and not compare(entry, model.info, scale).soft:
         held = _judges(entry, report, model)
-        again = Bench(model, report.samples, report.seed, options.micro_batch, tuple(held)) if held else None
+        again = Bench(model, _samples(entry, report), report.seed, options.micro_batch, tuple(held)) if held else None
     total = bench.samples * sum(t.evaluations for t in tables)
     total += again.samples * (tables[0].evaluations + tables[2].evaluations) if again else 0
     done = 0
@@ -90,9 +91,18 @@ def _judges(entry: Entry, report: Report, model: Model) -> list[int]:
     part = entry.recipe.get("held_out")
     if not (isinstance(part, float) and 0 < part < 1):
         return []
-    groups = model.groups(report.samples) if entry.recipe.get("classes") == model.classes else None
-    held, _ = split(report.samples, part, 1, report.seed, groups)
+    samples = _samples(entry, report)
+    groups = model.groups(samples) if entry.recipe.get("classes") == model.classes else None
+    held, _ = split(samples, part, 1, report.seed, groups)
+    if report.samples < samples:
+        held = held[::FURTHER_SCALE]
     return held if len(held) == report.held_out else []
+
+
+def _samples(entry: Entry, report: Report) -> int:
+    """The samples that the first guidance scale was fitted on; a further one took part of them."""
+    told = entry.recipe.get("samples")
+    return told if isinstance(told, int) else report.samples
 
 
 def _reference(entry: Entry) -> Tableau:

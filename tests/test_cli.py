@@ -259,7 +259,7 @@ def test_the_usual_mode_brings_its_own_noise_levels_and_scales_between_are_there
 ) -> None:
     path = tmp_path / "refined.safetensors"
     model = ["--model", "tests.test_cli:GuidedRing"]
-    assert main(["distill", str(path), *model, "--evaluations", "3,4", "--guidance", "2,4", "--samples", "24"]) == 0
+    assert main(["distill", str(path), *model, "--evaluations", "3,4", "--guidance", "2,4", "--samples", "32"]) == 0
     entries = load_parameters(path).entries
     assert [(entry.evaluations, entry.guidance) for entry in entries] == [(3, 2), (4, 2), (3, 4), (4, 4)]
     two, _, four, _ = entries
