@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from dode.fit.free_parameters import Freedom
-from dode.fit.students import MODES, TEACHER_STEPS
+from dode.fit.plan import TEACHER_STEPS
+from dode.fit.students import MODES
 from dode.parameter_file import Entry, Recipe, RecipeValue
 from dode.schedules import SCHEDULES, schedule, usual_schedule
 from dode.tableau import Array

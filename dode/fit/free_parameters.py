@@ -25,9 +25,10 @@ class Freedom:
         start: the first noise level too; the noise is scaled along. It moves down only.
         guidance: taps of the guidance channel, where the model gives both outputs.
         model_sigmas: the noise level that the model is told.
-        starts: undistilled solvers from which a draft sets out, on the samples of the first round; the best draft goes on.
+        starts: undistilled solvers from which a draft may set out, on the samples of the first round; the best draft goes on.
+        sparing: a further draft is made only where the ones before gained little, and later rounds do with fewer samples then.
         rounds: in how many rounds the fitted samples are taken in; 0 fits nothing.
-        steps: Gauss-Newton steps of a round, at most.
+        steps: Gauss-Newton steps that a round tries, at most.
         again: how often derivatives are computed anew for all samples afterwards.
     """
 
@@ -36,9 +37,10 @@ class Freedom:
     start: bool = True
     guidance: int = 2
     model_sigmas: bool = True
-    starts: int = 1
+    starts: int = 2
+    sparing: bool = True
     rounds: int = 2
-    steps: int = 6
+    steps: int = 5
     again: int = 0
 
 

@@ -23,9 +23,8 @@ from dode.tableau import Array
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
 _FIRST_DAMPING, _LEAST, _MOST = 1e-2, 1e-6, 1e3
-_EASIER = 0.3  # times the damping after a step that gained at once
-_TRIED = (1.0, 10.0, 100.0)  # times the damping, until a step gains
-_ENOUGH = float(__import__("os").environ.get("ENOUGH", "0.01"))  # relative gain of a step below which a round ends
+_EASIER, _STIFFER = 0.3, 5.0  # times the damping after a step that gained, and after one that did not
+_ENOUGH, _IDLE = 0.005, 2  # a round ends after more steps in a row than this that gain less
 _FOLDS = 4
 
 
@@ -58,12 +57,22 @@ class GaussNewton:
         self.samples: list[int] = []
         self.point: Point | None = None
         self._slopes = torch.zeros(0)
+        self._began = math.inf
         self._damping = _FIRST_DAMPING
 
     @property
     def parameters(self) -> Parameters:
         """The sampler where the fit is."""
         return self.start if self.point is None else self.point.parameters
+
+    @property
+    def gain(self) -> float:
+        """By which part the RMS error has fallen since the start, on the samples of then."""
+        return 0.0 if self.point is None else 1 - math.sqrt(self.point.loss / max(self._began, 1e-300))
+
+    def shrunk(self, part: float) -> Parameters | None:
+        """The sampler at a part of the way from the start to here; None if there is none."""
+        return self.free.parameters(part * self._offsets())
 
     def add(self, samples: list[int]) -> None:
         """Take in samples, with derivatives at the point where the fit is; again, if they are in already.
@@ -82,32 +91,37 @@ class GaussNewton:
         self._slopes = slopes
         self._goal = sketch(self.targets.ends[self.samples])
         self.point = Point(self.parameters, offsets, reached, errors)
+        if not offsets.any():
+            self._began = self.point.loss
 
     def step(self) -> float:
-        """Go one step, the first of a few damped ones that lowers the loss; the relative gain in RMS, 0 if none did."""
+        """Try one damped step; the relative gain in RMS, 0 if the loss did not fall and the fit stays where it was.
+
+        Either way the derivatives learn from it, and the damping is eased or stiffened for the next one.
+        """
         point = self.point
         assert point is not None
         limit = outlier_limit(point.errors)
         grams = _grams(self._slopes, self._goal - point.reached) * outlier_weights(point.errors, limit)[:, None, None]
         gram, ridge = grams.sum(axis=0), _choose_ridge(grams, point.offsets, self.free.shrunk)
         before = robust_mean(point.errors, limit)
-        for factor in _TRIED:
-            damping = factor * self._damping
-            found = self._visit(point.offsets + self.free.step(gram, point.offsets, ridge, damping))
-            if found is None or not robust_mean(found.errors, limit) < before:
-                continue
+        found = self._visit(point.offsets + self.free.step(gram, point.offsets, ridge, self._damping))
+        if found is not None:
             _broyden(self._slopes, found.offsets - point.offsets, found.reached - point.reached, gram)
-            self.point, self._damping = found, max(damping * (_EASIER if factor == 1 else 1.0), _LEAST)
-            return 1 - math.sqrt(robust_mean(found.errors, limit) / before)
-        self._damping = min(_TRIED[-1] * self._damping, _MOST)
+            after = robust_mean(found.errors, limit)
+            if after < before:
+                self.point, self._damping = found, max(self._damping * _EASIER, _LEAST)
+                return 1 - math.sqrt(after / before)
+        self._damping = min(self._damping * _STIFFER, _MOST)
         return 0.0
 
     def round(self, samples: list[int], steps: int) -> None:
-        """Take in samples and go up to so many steps, until they gain next to nothing."""
+        """Take in samples and try so many steps, fewer if two in a row gain next to nothing."""
         self.add(samples)
-        self._damping = min(self._damping, _FIRST_DAMPING)
+        self._damping, idle = min(self._damping, _FIRST_DAMPING), 0
         for _ in range(steps):
-            if self.step() < _ENOUGH:
+            idle = idle + 1 if self.step() < _ENOUGH else 0
+            if idle > _IDLE:
                 break
 
     def _offsets(self) -> Array:

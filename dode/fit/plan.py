@@ -1,13 +1,53 @@
-"""How many evaluations of the model a fit will take, by stage: for progress bars, and to say beforehand how long it takes."""
+"""What a fit spends, in evaluations of the model: how samples are shared out over its rounds, and what it takes by stage."""
 
+import math
 from collections.abc import Sequence
 
-from dode.fit.free_parameters import Freedom
-from dode.fit.starts import RUNS
-from dode.fit.students import FURTHER_SCALE, TEACHER_STEPS, parts, usual_substeps
+import numpy as np
 
-_TRIES = 1.3  # runs for each Gauss-Newton step that is taken
-_STEPS = 0.8  # of the steps that a round may take
+from dode.fit.free_parameters import Freedom
+
+TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
+RUNS = ((10, 2), (4, 6))  # of the undistilled solvers left, so many run for real, on so many samples
+FEWER_RUNS = ((4, 4),)  # the same for a student whose teacher and samples are there already
+FURTHER_SCALE = 2  # a further guidance scale takes every so many-th sample
+_FURTHER_STUDENT = 11.5  # evaluations a sample, times its own, that a further student may take
+_UNGUIDED = 2  # times as many teacher steps where an evaluation is one call of the network, not two
+_TRIED = 0.7  # of the steps that a round may try, as a rule
+
+
+def usual_substeps(evaluations: int, guided: bool) -> int:
+    """The usual teacher's steps for each of ten, for students of up to so many evaluations."""
+    return min(max(round(0.37 * evaluations), 2), 6) * (1 if guided else _UNGUIDED)
+
+
+def parts(samples: list[int], rounds: int) -> list[list[int]]:
+    """The samples of each round, as 1 : 2 : 3 …, so that most have derivatives near the result."""
+    if rounds == 0:
+        return []
+    sizes = np.cumsum([number + 1 for number in range(rounds)])
+    cuts = [math.ceil(len(samples) * size / sizes[-1]) for size in sizes]
+    return [part for low, high in zip([0, *cuts], cuts, strict=False) if (part := samples[low:high])]
+
+
+def derivative_evaluations(freedom: Freedom, evaluations: int, guided: bool) -> int:
+    """Evaluations a sample that all derivatives take: a number of row i reruns the evaluations after it."""
+    found = evaluations
+    for row in range(evaluations):
+        after = evaluations - 1 - row
+        found += after * min(freedom.taps, row)
+        found += after * min(freedom.guidance, row + 1) * guided
+        found += (after + 1) * (freedom.grid if row else freedom.start)
+        found += (after + 1) * freedom.model_sigmas
+    return found
+
+
+def within_share(samples: list[int], count: int, held: int, freedom: Freedom, evaluations: int, guided: bool) -> list[int]:
+    """Those of the fitted samples that a further student takes: as many as its share of evaluations allows, of ``count``
+    samples in all of which ``held`` judge."""
+    share = _FURTHER_STUDENT * evaluations * count - _runs(FEWER_RUNS, evaluations) - _judging(freedom, evaluations, held)
+    one = derivative_evaluations(freedom, evaluations, guided) + freedom.steps * evaluations * (1 + 1 / 3)
+    return samples[: max(math.floor(share / one), 2)]
 
 
 def planned(
@@ -19,31 +59,32 @@ def planned(
         freedom, samples, evaluations, held_out: as in ``distill_students``.
         guided: the model gives the guidance channel.
         continued: the fit goes on from another guidance scale.
+
+    Example:
+        >>> sum(planned(Freedom(), 16, (4,), guided=True).values()) < 1500
+        True
     """
     count = -(-samples // FURTHER_SCALE) if continued else samples
     held = max(round(count * held_out), 1)
     found = {"teacher": TEACHER_STEPS * usual_substeps(max(evaluations), guided) * count, "search": 0, "refine": 0, "check": 0}
-    rounds = parts(list(range(count - held)), freedom.rounds)
-    starts = 1 if continued else freedom.starts
-    for n in evaluations:
-        found["search"] += sum(many * few for many, few in RUNS) * n
-        found["check"] += (len(rounds) + freedom.again + 1) * n * held
-        derivatives = _derivatives(freedom, n, guided)
-        taken = _TRIES * _STEPS * freedom.steps * n
-        sizes = [len(part) for part in rounds]
-        refined = sum((starts if number == 0 else 1) * size * derivatives for number, size in enumerate(sizes))
-        refined += sum((starts if number == 0 else 1) * sum(sizes[: number + 1]) * taken for number in range(len(sizes)))
-        found["refine"] += round(refined + freedom.again * sum(sizes) * (derivatives + taken))
+    for number, n in enumerate(evaluations):
+        fitted = list(range(count - held))
+        if number:
+            fitted = within_share(fitted, count, held, freedom, n, guided)
+        found["search"] += _runs(FEWER_RUNS if number or continued else RUNS, n)
+        found["check"] += _judging(freedom, n, held)
+        derivatives, tried = derivative_evaluations(freedom, n, guided), _TRIED * freedom.steps * n
+        sizes = np.array([len(part) for part in parts(fitted, freedom.rounds)], dtype=float)
+        times = np.ones(len(sizes))
+        times[:1] = 1 if continued or freedom.sparing else freedom.starts
+        refined = (sizes * times).sum() * derivatives + (np.cumsum(sizes) * times).sum() * tried
+        found["refine"] += round(refined + freedom.again * len(fitted) * (derivatives + tried))
     return found
 
 
-def _derivatives(freedom: Freedom, evaluations: int, guided: bool) -> float:
-    """Evaluations a sample that all derivatives take: a number of row i reruns the evaluations after it."""
-    found = evaluations
-    for row in range(evaluations):
-        after = evaluations - 1 - row
-        found += after * min(freedom.taps, row)
-        found += after * min(freedom.guidance, row + 1) * guided
-        found += (after + 1) * (freedom.grid if row else freedom.start)
-        found += (after + 1) * freedom.model_sigmas
-    return found
+def _runs(runs: Sequence[tuple[int, int]], evaluations: int) -> int:
+    return sum(many * few for many, few in runs) * evaluations
+
+
+def _judging(freedom: Freedom, evaluations: int, held: int) -> int:
+    return (1 + freedom.rounds + freedom.again) * evaluations * held

@@ -3,8 +3,7 @@
 A hundred pairs are ranked on the teacher's path, which costs nothing; the best of them run for real on a few samples.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from dode.correction import Parameters
 from dode.errors import FitError
 from dode.fit.end_point import Targets, sketch
 from dode.fit.outliers import outlier_limit, robust_mean
+from dode.fit.plan import RUNS
 from dode.fit.teacher_path import TeacherPath
 from dode.metered import Metered
 from dode.methods import build_tableau, get_method, steps_within
@@ -22,7 +22,8 @@ from dode.tableau import Array, Tableau
 
 SOLVERS = ("ipndm", "lms_k_diffusion", "dpmpp_2m", "deis", "gradient_estimation")
 Grids = Callable[[int], Sequence[Array]]
-RUNS = ((16, 2), (4, 8))  # so many of the best left run for real, on so many samples
+PATH_SAMPLES = 8  # whose path is kept
+_ORDER = 2  # up to which a solver is taken to set out from: beyond it fits get stuck
 _EARLIER_ENDS = (0.0, 0.22, 0.4, 0.5)  # of the range, in log σ, that a schedule may leave out above 0
 _JUMPS = (0.17, 0.25)  # of that range, which the first step may take at once
 
@@ -66,43 +67,76 @@ def undistilled(budget: int, solvers: Sequence[str], grids: Grids, coordinate: s
     return found
 
 
-def best_on_path(targets: Targets, samples: Sequence[int], path: TeacherPath, tables: Sequence[Tableau]) -> list[Tableau]:
-    """Tables ranked by where they would end beside the teacher's path of these samples, the best first."""
-    starts: dict[float, Tensor] = {}
+class OnPath:
+    """The fit's samples as the teacher's path has them, for what can be found out without asking the model.
 
-    def loss(table: Tableau) -> float:
-        if table.sigma not in starts:
-            starts[table.sigma] = sketch(targets.start(targets.noise[list(samples)], table.sigma))
-        missed = path.estimated_end(starts[table.sigma], table) - path.ends
-        errors = missed.double().square().mean(1).numpy()
-        return robust_mean(errors, outlier_limit(errors)) if np.isfinite(errors).all() else math.inf
+    Attributes:
+        targets: the path's samples, sketched: the same fit as on the model, where ``path.model`` stands for it.
+        model: counts the calls of that stand-in, which cost nothing.
+    """
 
-    return sorted(tables, key=loss)
+    def __init__(self, targets: Targets, samples: Sequence[int], path: TeacherPath):
+        starts: dict[float, Tensor] = {}
+        noise = targets.noise[list(samples)]
+
+        def start(which: Tensor, sigma: float) -> Tensor:
+            if sigma not in starts:
+                starts[sigma] = sketch(targets.start(noise, sigma))
+            return starts[sigma][which[:, 0].long()]
+
+        count = len(samples)
+        every = torch.arange(count)
+        # What a start is made of is the number of the sample.
+        self.targets = Targets(every[:, None].double(), start, path.ends, targets.sigma_range, [every], [])
+        self.model = Metered(path.model, lambda samples: {"samples": samples}, torch.device("cpu"), None)
+        self.model.enter("path", 0)
+        self.guided = path.guidance is not None
+
+    def errors(self, tableau: Tableau) -> Array:
+        """Mean squared errors that the samples would have with a solver, (N,)."""
+        return self.targets.errors(self.model, tableau) / self.targets.ends.shape[1]
+
+    def ranked(self, tables: Iterable[Tableau]) -> list[Tableau]:
+        """Tables by how far from the teacher they would end, the best first."""
+
+        def loss(table: Tableau) -> float:
+            errors = self.errors(table)
+            return robust_mean(errors, outlier_limit(errors))
+
+        return sorted(tables, key=loss)
 
 
 def best_starts(
-    model: Metered, targets: Targets, samples: Sequence[int], path: TeacherPath, pool: dict[Tableau, Parameters]
+    model: Metered,
+    targets: Targets,
+    path: OnPath,
+    pool: dict[Tableau, Parameters],
+    runs: Sequence[tuple[int, int]] = RUNS,
 ) -> list[Parameters]:
-    """Undistilled solvers, the best on a few fitted samples first. ``samples`` are those of the path."""
-    left = best_on_path(targets, samples, path, list(pool))
+    """Undistilled solvers, the best on a few fitted samples first."""
+    left = path.ranked(pool)
     fitted = targets.fitted
-    for count, size in RUNS:
+    for count, size in runs:
         few = targets.only(fitted[:size])
-        left = left[:count]
+        left = _first(left, pool, count)
         model.expect(len(few.order) * sum(table.evaluations for table in left))
         errors = {table: few.errors(model, table) for table in left}
         left = sorted(left, key=lambda table: float(errors[table].mean()))
     return [pool[table] for table in left]
 
 
+def _first(ranked: list[Tableau], pool: dict[Tableau, Parameters], count: int) -> list[Tableau]:
+    """The first of a ranking, at least half of them solvers to set out from if there are as many."""
+    low = [table for table in ranked if pool[table].order <= _ORDER][: (count + 1) // 2]
+    return sorted([*low, *[table for table in ranked if table not in low][: count - len(low)]], key=ranked.index)
+
+
+def setting_out(starts: Sequence[Parameters]) -> list[Parameters]:
+    """In which order a fit tries them: solvers of low order first. Which is best does not show in its own error, but of high
+    orders, which extrapolate far, fits come to a halt earlier."""
+    return sorted(starts, key=lambda start: start.order > _ORDER)
+
+
 def path_samples(targets: Targets) -> list[int]:
     """The fitted samples whose path is kept."""
-    return targets.fitted[: RUNS[-1][1]]
-
-
-def own_error(targets: Targets, samples: Sequence[int], path: TeacherPath, halved: Tableau) -> float:
-    """How far, by its path, a teacher with half the steps would end from the teacher: RMS."""
-    start = sketch(targets.start(targets.noise[list(samples)], halved.sigma))
-    elements = targets.noise[0].numel() / path.ends.shape[1]
-    missed = (path.estimated_end(start, halved) - path.ends).double().square().mean()
-    return float(torch.sqrt(missed / elements))
+    return targets.fitted[:PATH_SAMPLES]

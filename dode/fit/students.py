@@ -21,8 +21,9 @@ from dode.fit.free_parameters import Freedom
 from dode.fit.gauss_newton import GaussNewton
 from dode.fit.held_out import check_split, split
 from dode.fit.outliers import outlier_limit, robust_mean
-from dode.fit.starts import SOLVERS, Grids, best_starts, own_error, path_samples, undistilled, usual_grids
-from dode.fit.teacher_path import Recorder, TeacherPath
+from dode.fit.plan import FEWER_RUNS, FURTHER_SCALE, RUNS, TEACHER_STEPS, parts, usual_substeps, within_share
+from dode.fit.starts import SOLVERS, Grids, OnPath, best_starts, path_samples, setting_out, undistilled, usual_grids
+from dode.fit.teacher_path import Recorder
 from dode.metered import ExtraArgs, Metered, Progress, Stopped
 from dode.sampling import Denoiser, sample
 from dode.schedules import schedule, teacher_schedule
@@ -31,11 +32,10 @@ from dode.teacher import Teacher
 
 MODES: dict[str, Freedom] = {
     "balanced": Freedom(),
-    "best": Freedom(taps=16, guidance=16, starts=3, steps=8, again=1),
+    "best": Freedom(taps=16, guidance=16, starts=4, sparing=False, steps=8, again=1),
 }
-TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
-FURTHER_SCALE = 2  # a further guidance scale takes every so many-th sample
-_UNGUIDED = 2  # times as many teacher steps where an evaluation is one call of the network, not two
+_DRAFT_GAINS = 0.3  # a draft whose RMS error falls by more needs no other, where evaluations are spared
+_PARTS_OF_THE_WAY = (0.5, 0.25)  # from the start to the end of a fit, which are judged where the end is no better
 
 
 def distill_students(
@@ -107,8 +107,15 @@ def distill_students(
             taught = _teach(model, targets, teacher, max(evaluations), coordinate)
             for number, n in enumerate(evaluations):
                 known = None if continued is None else continued[number]
-                student = _Student(model, taught, n, freedom, pools[n], known, seed)
+                fitted = (
+                    targets.fitted
+                    if number == 0
+                    else within_share(targets.fitted, len(targets.order), len(targets.held), freedom, n, taught.path.guided)
+                )
+                student = _Student(model, taught, n, freedom, pools[n], known, seed, fitted, first=number == 0)
                 found.append(student.fit())
+                if student.stopped:
+                    break
         except Stopped:
             if not found:
                 raise FitError("Stopped before there was anything to keep: no sampler has been judged yet.") from None
@@ -117,13 +124,12 @@ def distill_students(
 
 @dataclass(frozen=True)
 class _Taught:
-    """What the teacher left: the targets, its path for a few samples, what it is, and its own error."""
+    """What the teacher left: the targets, its path for a few samples, what it is, and its own error as its path tells it."""
 
     targets: Targets
-    path: TeacherPath
+    path: OnPath
     teacher: Teacher
     error: float
-    guided: bool
 
 
 def _teach(model: Metered, targets: Targets, teacher: Teacher | None, most: int, coordinate: str) -> _Taught:
@@ -138,21 +144,16 @@ def _teach(model: Metered, targets: Targets, teacher: Teacher | None, most: int,
     coarse = schedule(teacher_schedule(coordinate), TEACHER_STEPS, low, high)
     tableau = teacher.tableau(coarse, low)
     model.expect(tableau.evaluations * len(targets.order))
-    paths, ends = [], targets.ends.clone()
+    recorder, ends = Recorder(sketch), targets.ends.clone()
     rest = targets.only([i for i in targets.order if i not in set(few)])
-    for batch in [*first.batches, *rest.batches]:
-        recorder = Recorder(sketch) if len(paths) < len(first.batches) else None
-        ends[batch] = sample(model.on(batch), targets.start(targets.noise[batch], tableau.sigma), tableau, callback=recorder)
-        if recorder is not None:
-            paths.append(recorder.path(ends[batch], coordinate == "flow"))
-    path = paths[0].joined(paths[1:])
+    for number, batch in enumerate([*first.batches, *rest.batches]):
+        denoiser = model.on(batch)
+        watched = recorder.watch(denoiser) if number < len(first.batches) else denoiser
+        ends[batch] = sample(watched, targets.start(targets.noise[batch], tableau.sigma), tableau)
     targets = replace(targets, ends=ends)
-    return _Taught(targets, path, teacher, own_error(targets, few, path, teacher.halved().tableau(coarse, low)), guided)
-
-
-def usual_substeps(evaluations: int, guided: bool) -> int:
-    """The usual teacher's steps for each of ten, for students of up to so many evaluations."""
-    return min(max(math.ceil(0.4 * evaluations), 2), 6) * (1 if guided else _UNGUIDED)
+    path = OnPath(targets, few, recorder.path(ends[few], coordinate == "flow"))
+    error = path.errors(teacher.halved().tableau(coarse, low)).mean()
+    return _Taught(targets, path, teacher, math.sqrt(error * path.targets.ends.shape[1] / targets.noise[0].numel()))
 
 
 class _Student:
@@ -167,12 +168,15 @@ class _Student:
         pool: dict,
         known: Parameters | None,
         seed: int,
+        fitted: list[int],
+        first: bool,
     ):
         self.model, self.taught, self.targets = model, taught, taught.targets
         self.evaluations, self.freedom, self.pool, self.known, self.seed = evaluations, freedom, pool, known, seed
+        self.fitted, self.runs = fitted, RUNS if first and known is None else FEWER_RUNS
         self.before = dict(model.counts)
         self.judges = self.targets.only(self.targets.held)
-        self.rounds = 0
+        self.rounds, self.stopped = 0, False
 
     def fit(self) -> Distillation:
         """The best sampler found, on the held-out samples.
@@ -181,40 +185,60 @@ class _Student:
             Stopped: before anything could be judged.
         """
         self.model.enter("search", self.model.counts.get("search", 0))
-        starts = best_starts(self.model, self.targets, path_samples(self.targets), self.taught.path, self.pool)
+        starts = best_starts(self.model, self.targets, self.taught.path, self.pool, self.runs)
         self.base = self.best = self._beaten(starts)
-        first = [self.known] if self.known is not None else [*starts]
+        first = [self.known] if self.known is not None else setting_out(starts)
         with suppress(Stopped):
             self._improve(first)
         return self._result()
 
     def _improve(self, starts: list[Parameters]) -> None:
         """Fit from these starts: drafts on the samples of the first round, then the best of them round by round."""
-        freedom, portions = self.freedom, parts(self.targets.fitted, self.freedom.rounds)
+        freedom, portions = self.freedom, parts(self.fitted, self.freedom.rounds)
+        if self.known is not None:
+            self._judge(self.known)
         if not portions:
             return
-        drafts: list[GaussNewton] = []
+        fit: GaussNewton | None = None
         try:
-            for start in starts[: freedom.starts]:
-                drafts.append(GaussNewton(self.model, self.targets, start, freedom, self.taught.guided))
-                self._round(drafts[-1], portions[0], judged=freedom.starts == 1)
-            fit = min(drafts, key=lambda draft: draft.point.loss if draft.point else math.inf)
+            first, *later = portions
+            fit, drafts = self._best_draft(starts, first)
             if fit.point is None:
                 return
-            for part in [*portions[1:], *[self.targets.fitted] * freedom.again]:
+            later = [part[(drafts - 1) * len(first) if freedom.sparing else 0 :] for part in later]  # what drafts took is gone
+            for part in [*filter(None, later), *[self.fitted] * freedom.again]:
                 self._round(fit, part)
+                self._judge(fit.parameters)
+            for part in _PARTS_OF_THE_WAY if self.best is self.base else ():
+                shrunk = fit.shrunk(part)
+                if shrunk is not None:
+                    self._judge(shrunk)
         except Stopped:
-            self.model.stop = None  # what there is gets judged, and then the fit ends
-            for draft in drafts[-1:]:
-                self._judge(draft.parameters)
-            raise
+            self.model.stop, self.stopped = None, True  # what there is gets judged, and then the fit ends
+            if fit is not None:
+                self._judge(fit.parameters)
 
-    def _round(self, fit: GaussNewton, samples: list[int], judged: bool = True) -> None:
+    def _best_draft(self, starts: list[Parameters], samples: list[int]) -> tuple[GaussNewton, int]:
+        """The best of the fits on the first round's samples from one start or more, and how many there were."""
+        drafts: list[GaussNewton] = []
+        try:
+            for start in starts[: self.freedom.starts]:
+                drafts.append(GaussNewton(self.model, self.targets, start, self.freedom, self.taught.path.guided))
+                self._round(drafts[-1], samples)
+                if self.freedom.sparing and _best(drafts).gain > _DRAFT_GAINS:
+                    break
+        except Stopped:
+            if drafts:
+                self.model.stop, self.stopped = None, True
+                self._judge(_best(drafts).parameters)
+            raise
+        self._judge(_best(drafts).parameters)
+        return _best(drafts), len(drafts)
+
+    def _round(self, fit: GaussNewton, samples: list[int]) -> None:
         self.model.enter("refine", self.model.counts.get("refine", 0))
         with suppress(NotFiniteError):
             fit.round(samples, self.freedom.steps)
-        if judged:
-            self._judge(fit.parameters)
 
     def _errors(self, parameters: Parameters) -> Array:
         """Mean squared errors of the held-out samples, (H,)."""
@@ -266,13 +290,8 @@ class _Student:
         return Distillation(parameters, report, Judged(tuple(held), self.targets.ends[held], errors))
 
 
-def parts(samples: list[int], rounds: int) -> list[list[int]]:
-    """The samples of each round: a third of them first, so that most have derivatives near the result."""
-    if rounds == 0:
-        return []
-    sizes = np.cumsum([number + 1 for number in range(rounds)])
-    cuts = [round(len(samples) * size / sizes[-1]) for size in sizes]
-    return [part for low, high in zip([0, *cuts], cuts, strict=False) if (part := samples[low:high])]
+def _best(drafts: Sequence[GaussNewton]) -> GaussNewton:
+    return min(drafts, key=lambda draft: draft.point.loss if draft.point else math.inf)
 
 
 def _every_second(targets: Targets) -> list[int]:

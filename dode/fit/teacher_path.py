@@ -1,26 +1,25 @@
-"""The teacher's way through the noise levels, and what it tells of other solvers without asking the model again.
+"""The teacher's way through the noise levels, and a model of the model beside it that costs no evaluation.
 
-Between the levels that the teacher visited its path x*(σ) and its outputs D*(σ) are interpolated in ln σ (cubic Hermite:
-dx/d ln σ = x - D is the ODE itself, and D's slopes are those of parabolas through three levels). Beside the path the model's
-output is
+Between the levels that the teacher visited, its path x*(σ), its outputs D*(σ) and, under guidance, G*(σ) are interpolated in
+ln σ (cubic Hermite: dx/d ln σ = x - D is the ODE itself; the slopes of D and G are those of parabolas through three levels).
+Beside the path
 
-    D(y, σ) ≈ D*(σ) + J(σ) (y - x*(σ))     with     J(σ) = c / (c + σ²)
+    D(y, σ) ≈ D*(σ) + J(σ) (y - x*(σ))     with     J(σ) = c / (c + σ²),     and G(y, σ) ≈ G*(σ)
 
 J is the exact derivative for data of variance c that are normal and white. Real data are neither, so what this says of a solver
-is not its error; it ranks them well enough to leave most of a hundred out.
+is not its error; it tells which of a hundred are worth running, and where a fit of all numbers roughly ends.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dode.sampling import sample
-from dode.tableau import Array, Tableau
+from dode.sampling import Denoiser, Guided
+from dode.tableau import Array
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class TeacherPath:
         levels: noise levels at which the model was evaluated, descending, (K,).
         points: x* there, (N, K, m).
         denoised: D* there, (N, K, m).
+        guidance: G* there, (N, K, m); None for a model without that channel.
         ends: where the teacher ends, (N, m).
         flow: whether x = (1 - σ) x0 + σ n (flow matching) rather than x = x0 + σ n.
     """
@@ -38,24 +38,20 @@ class TeacherPath:
     levels: Array
     points: Tensor
     denoised: Tensor
+    guidance: Tensor | None
     ends: Tensor
     flow: bool
 
-    def joined(self, others: Sequence["TeacherPath"]) -> "TeacherPath":
-        """The same path with the samples of others behind its own."""
-        parts = [self, *others]
-        return replace(
-            self, **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("points", "denoised", "ends")}
-        )
-
-    def estimated_end(self, start: Tensor, tableau: Tableau) -> Tensor:
-        """Where a solver without guidance weights would end from these noisy starts (N, m), (N, m)."""
-        return sample(self._denoiser, start, tableau)
-
-    def _denoiser(self, y: Tensor, sigma: Tensor) -> Tensor:
+    def model(self, y: Tensor, sigma: Tensor, samples: Tensor | None = None) -> Tensor | Guided:
+        """The model beside the path: a denoiser for y (B, m), of all samples or of those with these indices (B,)."""
         level = float(sigma[0])
-        x, denoised = self.at(level)
-        return denoised + self.response(level) * (y - x)
+        every = slice(None) if samples is None else samples
+        denoised = self._between(self.denoised, self._slopes, level, every)
+        x = self._between(self.points, self.points - self.denoised, level, every)
+        denoised.add_(y - x, alpha=self.response(level))
+        if self.guidance is None:
+            return denoised
+        return Guided(denoised, self._between(self.guidance, self._guidance_slopes, level, every))
 
     def response(self, sigma: float) -> float:
         """J(σ). With flow matching x = (1 - σ) (x0 + n σ / (1 - σ)): there it is that of the noise level σ / (1 - σ), divided
@@ -64,20 +60,16 @@ class TeacherPath:
         noise = sigma / clean
         return self._variance / (self._variance + noise * noise) / clean
 
-    def at(self, sigma: float) -> tuple[Tensor, Tensor]:
-        """x*(σ) and D*(σ), (N, m) each; outside the levels visited the nearest is taken."""
-        logs, at = self._logs, np.log(sigma)
-        after = int(np.clip(np.searchsorted(-logs, -at), 1, len(logs) - 1))
+    def _between(self, values: Tensor, slopes: Tensor, sigma: float, samples: "slice | Tensor") -> Tensor:
+        """Values (N, K, m) with slopes in ln σ, interpolated; outside the levels visited the nearest is taken."""
+        logs = self._logs
+        after = int(np.clip(np.searchsorted(-logs, -np.log(sigma)), 1, len(logs) - 1))
         width = logs[after] - logs[after - 1]
-        t = float(np.clip((at - logs[after - 1]) / width, 0.0, 1.0))
-        before_slope, after_slope = (t**3 - 2 * t * t + t) * width, (t**3 - t * t) * width
+        t = float(np.clip((np.log(sigma) - logs[after - 1]) / width, 0.0, 1.0))
         weight = 3 * t * t - 2 * t**3
-
-        def between(values: Tensor, slopes: Tensor) -> Tensor:
-            found = values[:, after - 1] * (1 - weight) + values[:, after] * weight
-            return found.add_(slopes[:, after - 1], alpha=before_slope).add_(slopes[:, after], alpha=after_slope)
-
-        return between(self.points, self.points - self.denoised), between(self.denoised, self._slopes)
+        found = values[samples, after - 1] * (1 - weight) + values[samples, after] * weight
+        found.add_(slopes[samples, after - 1], alpha=(t**3 - 2 * t * t + t) * width)
+        return found.add_(slopes[samples, after], alpha=(t**3 - t * t) * width)
 
     @cached_property
     def _logs(self) -> Array:
@@ -89,32 +81,52 @@ class TeacherPath:
 
     @cached_property
     def _slopes(self) -> Tensor:
-        """dD*/d ln σ at the levels, (N, K, m)."""
-        widths = torch.from_numpy(np.diff(self._logs)).to(self.denoised)[:, None]
-        steps = self.denoised.diff(dim=1) / widths
-        if len(self.levels) < 3:
-            return steps.expand_as(self.denoised)
-        left, right = widths[:-1], widths[1:]
-        inner = (steps[:, :-1] * right + steps[:, 1:] * left) / (left + right)
-        first, last = 2 * steps[:, :1] - inner[:, :1], 2 * steps[:, -1:] - inner[:, -1:]
-        return torch.cat([first, inner, last], dim=1)
+        return _parabolas(self.denoised, self._logs)
+
+    @cached_property
+    def _guidance_slopes(self) -> Tensor:
+        assert self.guidance is not None
+        return _parabolas(self.guidance, self._logs)
+
+
+def _parabolas(values: Tensor, logs: Array) -> Tensor:
+    """Slopes of values (N, K, m) over K points (K,), from parabolas through three of them."""
+    widths = torch.from_numpy(np.diff(logs)).to(values)[:, None]
+    steps = values.diff(dim=1) / widths
+    if len(logs) < 3:
+        return steps.expand_as(values)
+    left, right = widths[:-1], widths[1:]
+    inner = (steps[:, :-1] * right + steps[:, 1:] * left) / (left + right)
+    first, last = 2 * steps[:, :1] - inner[:, :1], 2 * steps[:, -1:] - inner[:, -1:]
+    return torch.cat([first, inner, last], dim=1)
 
 
 class Recorder:
-    """A callback for ``sample``: it keeps the points and outputs of one batch, step by step, as ``keep`` makes them of (B, …)."""
+    """Keeps what a teacher's model calls saw and gave, as ``keep`` makes it of (B, …): of each noise level the last call.
+
+    Batches that go through one after the other are different samples.
+    """
 
     def __init__(self, keep: Callable[[Tensor], Tensor]):
         self.keep = keep
-        self.levels: list[float] = []
-        self.points: list[Tensor] = []
-        self.denoised: list[Tensor] = []
+        self.batches: list[dict[float, tuple[Tensor, ...]]] = []
 
-    def __call__(self, state: dict[str, Any]) -> None:
-        self.levels.append(float(state["sigma"]))
-        self.points.append(self.keep(state["x"]))
-        self.denoised.append(self.keep(state["denoised"]))
+    def watch(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser for the next batch."""
+        calls: dict[float, tuple[Tensor, ...]] = {}
+        self.batches.append(calls)
+
+        def denoise(y: Tensor, sigma: Tensor) -> Tensor | Guided:
+            output = denoiser(y, sigma)
+            outputs = output if isinstance(output, Guided) else (output,)
+            calls[float(sigma[0])] = tuple(self.keep(part) for part in (y, *outputs))
+            return output
+
+        return denoise
 
     def path(self, ends: Tensor, flow: bool) -> TeacherPath:
-        """The path, given where it ended (B, …)."""
-        points, denoised = torch.stack(self.points, dim=1), torch.stack(self.denoised, dim=1)
-        return TeacherPath(np.array(self.levels), points, denoised, self.keep(ends), flow)
+        """The path of all samples, given where they ended (N, …)."""
+        levels = sorted(self.batches[0], reverse=True)
+        joined = [[torch.cat(parts) for parts in zip(*(calls[s] for calls in self.batches), strict=True)] for s in levels]
+        points, denoised, *guidance = (torch.stack(parts, dim=1) for parts in zip(*joined, strict=True))
+        return TeacherPath(np.array(levels), points, denoised, guidance[0] if guidance else None, self.keep(ends), flow)
