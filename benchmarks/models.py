@@ -1,4 +1,4 @@
-"""The models that the benchmark of quality runs on: six trained ones, and two whose denoiser is a closed form.
+"""The models that the benchmark of quality runs on: seven trained ones, and two whose denoiser is a closed form.
 
 Each knows its conditional and its unconditional output at one call, so that guidance costs the benchmark one pass. A sample's
 label is the number of its prompt. With most models that is one of eight classes; the others have as many prompts as there are

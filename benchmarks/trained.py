@@ -1,10 +1,11 @@
-"""Five small models of pictures with 16 pixels a side, trained for the benchmark of quality.
+"""Six small models of pictures with 16 pixels a side, trained for the benchmark of quality.
 
     python benchmarks/trained.py flow --steps 4500          writes benchmarks/trained_flow.safetensors, in about ten minutes
     python benchmarks/trained.py eps --steps 3500           the same for benchmarks/trained_eps.safetensors
     python benchmarks/trained.py flow-prompts --steps 4500  benchmarks/trained_flow_prompts.safetensors: prompts for classes
     python benchmarks/trained.py eps-prompts --steps 3500   benchmarks/trained_eps_prompts.safetensors
     python benchmarks/trained.py photos --steps 4000 --pool 8000   benchmarks/trained_photos.safetensors: patches of photographs
+    python benchmarks/trained.py sparse --steps 4000 --pool 8000   benchmarks/trained_sparse.safetensors: points and strokes
 
 "flow" learns the velocity n - x0 on the straight path x = (1 - σ) x0 + σ n (Lipman et al. 2023; Liu et al. 2023), σ drawn
 uniformly; "eps" learns the noise n of x = x0 + σ n (Ho et al. 2020) in Stable Diffusion's range of σ, drawn uniformly in ln σ.
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.photos import patches
 from benchmarks.prompts import Describe, Draw, describe, drawings, prompts
+from benchmarks.sparse import describe_sparse, sparse
 from dode.demo.network import UNet
 from dode.demo.pictures import CLASSES
 
@@ -65,6 +67,7 @@ TRAINED = {
     "flow-prompts": Trained("flow", describe=describe),
     "eps-prompts": Trained("eps", describe=describe),
     "photos": Trained("eps", patches, describe, stored=True),
+    "sparse": Trained("eps", sparse, describe_sparse),
 }
 
 
