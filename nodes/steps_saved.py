@@ -47,8 +47,10 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
     coordinate = coordinate_of(prediction_of(sampling))
     low, high = sigma_range(sampling)
     sigmas, report = entry.parameters.sigmas, entry.report
-    if report is None or sigmas[-1] != 0 or sigmas[0] > high * 1.001 or sigmas[0] < high / 2:
-        progress.skip()  # a part of a trajectory
+    # A part of a trajectory; but a fit that has its judges is one of the whole, wherever its first noise level has moved.
+    part = judged is None and (sigmas[-1] != 0 or sigmas[0] > high * 1.001 or sigmas[0] < high / 2)
+    if report is None or part:
+        progress.skip()
         return None
     scheduler = FALLBACK_SCHEDULER_FLOW if coordinate == "flow" else FALLBACK_SCHEDULER
     calculate = feature("comfy.samplers:calculate_sigmas")
