@@ -70,7 +70,7 @@ def _of_report(options: argparse.Namespace) -> dict[tuple[str, float, int], tupl
 
 def _limit(cell: Cell, ends: Tensor, ours: tuple[Parameters, float] | None, mode: str) -> dict[str, Any]:
     on, began = cell.on, time.time()
-    spent = cell.spending(len(ends))
+    spent, mode = cell.spending(len(ends)), mode if mode in _STEPS else "quick"
     starts = multistep_starts(tables(cell), spent, ends, _STARTS[mode])
 
     def error(tableau: Tableau) -> float:
