@@ -32,6 +32,7 @@ from benchmarks.quality_report import markdown, merged, modes_of, rotated
 from benchmarks.stock_search import left_out
 
 PLANS = {
+    "default": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 16, 128),  # as Distill Sampler comes
     "quick": Plan((4, 8), (1.0, 3.0), ("balanced",), 32, 32),
     "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 128, 128),
 }
@@ -51,6 +52,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
         "test_samples": options.test_samples or plan.test_samples,
         "shortlist": shortlist(options.shortlist),
         "rotation": PAIRS if options.held_out_classes else (),
+        "before": samplers(options.before),
+        "kept": options.references,
     }
     return replace(plan, **changes)
 
@@ -59,6 +62,17 @@ def shortlist(path: Path | None) -> dict[tuple[str, float, int], dict[str, Any]]
     """The finalists of the stock search in an earlier report, by model, guidance and evaluations."""
     earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path else []
     return {(c["model"], c["guidance"], c["evaluations"]): c["stock"] for c in earlier}
+
+
+def samplers(path: Path | None) -> dict[tuple[str, float, int], list[dict[str, Any]]]:
+    """The samplers of an earlier report, by model, guidance and evaluations: of each turn of its fits one."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path else []
+    return {
+        (c["model"], c["guidance"], c["evaluations"]): d.get("turns") or [d]
+        for c in earlier
+        for mode, d in c["distilled"].items()
+        if mode == "balanced"
+    }
 
 
 def write(result: dict[str, Any], text: str, folder: Path, name: str) -> None:
@@ -119,6 +133,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="of models without other prompts: four fits, each tested on two classes that it leaves out",
     )
     parser.add_argument("--shortlist", type=Path, metavar="JSON", help="run only the finalists of an earlier stock search")
+    parser.add_argument("--before", type=Path, metavar="JSON", help="measure the samplers of an earlier report beside the new")
+    parser.add_argument("--references", type=Path, metavar="DIR", help="keep converged solutions there, and use those that are")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="make one report of several runs")
     parser.add_argument("--study", choices=STUDIES + KEPT_STUDIES)
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="of the study of budgets: only these fits")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class Plan:
     fit_seed: int = FIT_SEED
     test_seed: int = TEST_SEED
     beyond: tuple[int, ...] = ()  # more evaluations for the best stock samplers alone
+    before: Mapping[tuple[str, float, int], list[dict[str, Any]]] = field(default_factory=dict)  # samplers of an earlier fit
+    kept: Path | None = None  # a folder for references that other runs use too
     shortlist: Mapping[tuple[str, float, int], dict[str, Any]] = field(default_factory=dict)  # finalists known already
 
     def finalists(self, model: str, guidance: float, evaluations: int) -> tuple[str, ...]:
@@ -76,14 +79,24 @@ class Trial:
 def trial(model: BenchModel, guidance: float, plan: Plan) -> Trial:
     """Draw the test noise and solve the ODE on it, by iPNDM on a fine grid and on one half as fine."""
     noise = model.noise(plan.test_samples, plan.test_seed)
-    extra = model.extra_args(plan.prompts(model)[1])
+    labels = plan.prompts(model)[1]
+    extra = model.extra_args(labels)
+    name = f"{model.name}_{guidance:g}_{plan.test_samples}_{plan.test_seed}_{labels[0]}_{len(labels)}.pt"
+    file = plan.kept / name if plan.kept else None
+    if file and file.exists():
+        fine, error = torch.load(file, weights_only=True)
+        return Trial(model, guidance, noise, extra, fine.to(noise.device), float(error))
 
     def solved(steps: int) -> Tensor:
         grid = model.reference_grid(2 * steps)
         return run_table(model, guidance, build_tableau("ipndm", grid, 4), noise, extra)
 
     fine = solved(model.reference_steps)
-    return Trial(model, guidance, noise, extra, fine, rms(fine, solved(model.reference_steps // 2)))
+    error = rms(fine, solved(model.reference_steps // 2))
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save((fine.cpu(), torch.tensor(error)), file)
+    return Trial(model, guidance, noise, extra, fine, error)
 
 
 def fit(
@@ -210,7 +223,11 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
     fits: dict[str, list[list[Any]]] = {}
     for mode in plan.modes:
         began = time.time()
-        fits[mode] = [fit(model, guidance, replace(plan, fit_prompts=fitted), mode) for _, fitted in plan.turns(model)]
+        # A call for each, as most people fit: of several in one call the further ones make do with less.
+        fits[mode] = [
+            [fit(model, guidance, replace(plan, fit_prompts=fitted), mode, evaluations=(n,))[0] for n in plan.evaluations]
+            for _, fitted in plan.turns(model)
+        ]
         say(f"  fit {mode}: {time.time() - began:.0f} s")
     found = []
     for number, evaluations in enumerate(plan.evaluations):
@@ -234,6 +251,11 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
                 **score(samples, on.reference, best.samples),
                 **({"turns": records} if len(records) > 1 else records[0]),
             }
+        earlier = plan.before.get((model.name, guidance, evaluations))
+        if earlier:
+            samples = run_each(on, plan, [restored(record["parameters"]) for record in earlier], evaluations)
+            spent = np.mean([sum(record["fit"]["model_evaluations"].values()) for record in earlier])
+            cell["distilled"]["before"] = {**score(samples, on.reference, best.samples), "evaluations_spent": float(spent)}
         found.append(cell)
         ratios = ", ".join(f"{mode} {d['error']:.4f} ({d['ratio']:.2f})" for mode, d in cell["distilled"].items())
         stock = cell["stock"]

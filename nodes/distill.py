@@ -100,7 +100,7 @@ class DODEDistillSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "samples",
-                    default=32,
+                    default=16,
                     min=2,
                     max=4096,
                     tooltip="How many noises to fit on. A quarter of them judges the result and is not fitted.",

@@ -8,8 +8,8 @@ import numpy as np
 from dode.fit.free_parameters import Freedom
 
 TEACHER_STEPS = 10  # of the coarse grid that the teacher subdivides
-RUNS = ((10, 2), (4, 6))  # of the undistilled solvers left, so many run for real, on so many samples
-FEWER_RUNS = ((4, 4),)  # the same for a student whose teacher and samples are there already
+RUNS = ((8, 2), (4, 4))  # of the undistilled solvers left, so many run for real, on so many samples
+FEWER_RUNS = ((4, 2),)  # the same for a student whose teacher and samples are there already
 FURTHER_SCALE = 2  # a further guidance scale takes every so many-th sample
 _FURTHER_STUDENT = 11.5  # evaluations a sample, times its own, that a further student may take
 _UNGUIDED = 2  # times as many teacher steps where an evaluation is one call of the network, not two
@@ -18,7 +18,7 @@ _TRIED = 0.7  # of the steps that a round may try, as a rule
 
 def usual_substeps(evaluations: int, guided: bool) -> int:
     """The usual teacher's steps for each of ten, for students of up to so many evaluations."""
-    return min(max(round(0.37 * evaluations), 2), 6) * (1 if guided else _UNGUIDED)
+    return min(math.ceil(0.37 * max(evaluations, 4)), 6) * (1 if guided else _UNGUIDED)
 
 
 def parts(samples: list[int], rounds: int) -> list[list[int]]:
