@@ -31,9 +31,9 @@ from benchmarks.sparse import sparse
 from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
 from benchmarks.trained import TRAINED, trained_network, weights
 from dode.correction import Parameters
+from dode.fit.free_parameters import Freedom
 from dode.measure import rms
 from dode.methods import build_tableau
-from dode.numbers import Freedom
 from dode.schedules import schedule
 from dode.teacher import Teacher
 
@@ -159,7 +159,7 @@ def test_each_class_is_tested_with_the_fit_that_leaves_it_out(flow: BenchModel) 
     with pytest.raises(ValueError, match="zip"):
         run_each(on, plan, found[:1], 2)
     few = replace(plan, fit_samples=12, fit_prompts=first)
-    (fitted,) = fit(flow, 3.0, few, Freedom(iterations=0), solvers=("ipndm",), teacher=Teacher("ipndm", 4, 1))
+    (fitted,) = fit(flow, 3.0, few, Freedom(rounds=0), solvers=("ipndm",), teacher=Teacher("ipndm", 4, 1))
     assert fitted.report.held_out == 4  # two of six classes, where a quarter of the samples would be three
 
 
