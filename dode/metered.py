@@ -1,6 +1,7 @@
 """The model as a fit sees it: every evaluation is counted, checked and reported."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ class Metered:
         self.totals[stage] = total
         if self.progress is not None:
             self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
+
+    def watched(self, watch: Callable[[Denoiser], Denoiser]) -> "Metered":
+        """The same model, counted together, whose denoisers go through ``watch``."""
+        other = copy(self)
+        other.on = lambda samples: watch(self.on(samples))  # type: ignore[method-assign]
+        return other
 
     def expect(self, more: int) -> None:
         """The stage will have so many more evaluations than it has had so far, at least."""

@@ -63,7 +63,6 @@ class FreeParameters:
             names += [("told", i, 0) for i in range(base.evaluations)]
         self.names = names
         self.steps = np.array([_STEP[kind] for kind, _, _ in names])
-        self.shrunk = np.array([kind != "sigma" for kind, _, _ in names])
         known = start.guidance.shape[1] if start.guidance is not None else 0
         self.guidance = max(freedom.guidance, known) if guided else 0
         self.taps, self.told = max(freedom.taps, start.values.shape[1]), freedom.model_sigmas or start.model_sigmas is not None
@@ -120,7 +119,7 @@ class FreeParameters:
             step, moment = at_bounds.copy(), gram[:-1, -1] - gram[:-1, :-1] @ at_bounds
             if free.any():
                 matrix = gram[:-1, :-1][np.ix_(free, free)]
-                step[free] = damped_step(matrix, moment[free], offsets[free], self.shrunk[free], ridge, damping)
+                step[free] = damped_step(matrix, moment[free], offsets[free], ridge, damping)
             inside = step.clip(lower, upper)
             over = free & (np.abs(step - inside) > 1e-12)
             if not over.any():
@@ -165,7 +164,8 @@ class FreeParameters:
         return float(rooms.min()) if len(rooms) else 1.0
 
 
-def damped_step(matrix: Array, moment: Array, offsets: Array, shrunk: Array, ridge: float, damping: float) -> Array:
-    """The Gauss-Newton step: λ, γ and told σ are drawn to 0 by the ridge, all steps are shortened by the damping."""
-    pull = ridge * np.diag(matrix) * shrunk
+def damped_step(matrix: Array, moment: Array, offsets: Array, ridge: float, damping: float) -> Array:
+    """The Gauss-Newton step: all numbers are drawn to where they started by the ridge, and the step is shortened by the
+    damping."""
+    pull = ridge * np.diag(matrix)
     return solve_normal_equations(matrix + np.diag(pull), moment - pull * offsets, damping)

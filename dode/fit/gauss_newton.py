@@ -2,7 +2,7 @@
 
 The derivatives of a sample are the costly part. They are computed once, at the point that the fit has reached when the sample
 joins, and corrected after every step by what the step did (Broyden 1965). So the samples that join last have theirs where they
-are needed, near the result, and the first ones pay for the way there. How strongly λ, γ and told σ shrink towards the theory is
+are needed, near the result, and the first ones pay for the way there. How strongly the numbers are drawn to where they started is
 chosen by cross-validation over the samples, from the same sums.
 """
 
@@ -21,7 +21,8 @@ from dode.fit.outliers import outlier_limit, outlier_weights, robust_mean
 from dode.metered import Metered
 from dode.tableau import Array
 
-_RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
+_RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+_LEAST_RIDGE = 0.1  # over the number of samples: so much is known of the numbers before
 _FIRST_DAMPING, _LEAST, _MOST = 1e-2, 1e-6, 1e3
 _EASIER, _STIFFER = 0.3, 5.0  # times the damping after a step that gained, and after one that did not
 _ENOUGH, _IDLE = 0.005, 2  # a round ends after more steps in a row than this that gain less
@@ -103,7 +104,7 @@ class GaussNewton:
         assert point is not None
         limit = outlier_limit(point.errors)
         grams = _grams(self._slopes, self._goal - point.reached) * outlier_weights(point.errors, limit)[:, None, None]
-        gram, ridge = grams.sum(axis=0), _choose_ridge(grams, point.offsets, self.free.shrunk)
+        gram, ridge = grams.sum(axis=0), _choose_ridge(grams, point.offsets)
         before = robust_mean(point.errors, limit)
         found = self._visit(point.offsets + self.free.step(gram, point.offsets, ridge, self._damping))
         if found is not None:
@@ -151,15 +152,16 @@ def _broyden(slopes: Tensor, step: Array, change: Tensor, gram: Array) -> None:
             sample.addr_(torch.from_numpy(metric / length).to(slopes), its)
 
 
-def _choose_ridge(grams: Array, offsets: Array, shrunk: Array) -> float:
+def _choose_ridge(grams: Array, offsets: Array) -> float:
     """The ridge whose step, fitted on part of the samples, leaves the least on the others, as far as first order tells."""
     folds = [np.arange(len(grams)) % _FOLDS == fold for fold in range(_FOLDS)]
     folds = [fold for fold in folds if fold.any() and not fold.all()]
-    left = dict.fromkeys(_RIDGES, 0.0)
+    ridges = [max(ridge, _LEAST_RIDGE / len(grams)) for ridge in _RIDGES]
+    left = dict.fromkeys(ridges, 0.0)
     for fold in folds:
         fitted, judge = grams[~fold].sum(axis=0), grams[fold].sum(axis=0)
-        for ridge in _RIDGES:
-            step = damped_step(fitted[:-1, :-1], fitted[:-1, -1], offsets, shrunk, ridge, 1e-6)
+        for ridge in ridges:
+            step = damped_step(fitted[:-1, :-1], fitted[:-1, -1], offsets, ridge, 1e-6)
             left[ridge] += step @ judge[:-1, :-1] @ step - 2 * step @ judge[:-1, -1]
     return min(left, key=left.__getitem__)
 

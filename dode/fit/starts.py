@@ -14,7 +14,7 @@ from dode.errors import FitError
 from dode.fit.end_point import Targets, sketch
 from dode.fit.outliers import outlier_limit, robust_mean
 from dode.fit.plan import RUNS
-from dode.fit.teacher_path import TeacherPath
+from dode.fit.teacher_path import Recorder, TeacherPath
 from dode.metered import Metered
 from dode.methods import build_tableau, get_method, steps_within
 from dode.schedules import schedule
@@ -88,9 +88,18 @@ class OnPath:
         every = torch.arange(count)
         # What a start is made of is the number of the sample.
         self.targets = Targets(every[:, None].double(), start, path.ends, targets.sigma_range, [every], [])
-        self.model = Metered(path.model, lambda samples: {"samples": samples}, torch.device("cpu"), None)
-        self.model.enter("path", 0)
-        self.guided = path.guidance is not None
+        self.path, self.guided = path, path.guidance is not None
+        self.model = self._model()
+
+    def _model(self) -> Metered:
+        model = Metered(self.path.model, lambda samples: {"samples": samples}, torch.device("cpu"), None)
+        model.enter("path", 0)
+        return model
+
+    def learn(self, recorder: Recorder, count: int) -> None:
+        """Take in real calls beside the path, of runs of its first ``count`` samples."""
+        self.path = self.path.learned(recorder.batches, count)
+        self.model = self._model()
 
     def errors(self, tableau: Tableau) -> Array:
         """Mean squared errors that the samples would have with a solver, (N,)."""
@@ -114,14 +123,19 @@ def best_starts(
     runs: Sequence[tuple[int, int]] = RUNS,
 ) -> list[Parameters]:
     """Undistilled solvers, the best on a few fitted samples first."""
-    left = path.ranked(pool)
-    fitted = targets.fitted
-    for count, size in runs:
+    fitted, left = targets.fitted, list(pool)
+    for number, (count, size) in enumerate(runs):
         few = targets.only(fitted[:size])
-        left = _first(left, pool, count)
+        left = _first(path.ranked(left), pool, count)
         model.expect(len(few.order) * sum(table.evaluations for table in left))
-        errors = {table: few.errors(model, table) for table in left}
+        errors, recorder = {}, Recorder(sketch)
+        for table in left:
+            errors[table] = few.errors(model.watched(recorder.watch), table)
         left = sorted(left, key=lambda table: float(errors[table].mean()))
+        if number + 1 < len(runs):  # what was seen beside the path corrects the ranking of all
+            path.learn(recorder, size)
+            best, left = left[: runs[number + 1][0] // 2], list(pool)
+            left = [*best, *[table for table in path.ranked(left) if table not in best]]
     return [pool[table] for table in left]
 
 

@@ -10,8 +10,8 @@ J is the exact derivative for data of variance c that are normal and white. Real
 is not its error; it tells which of a hundred are worth running, and where a fit of all numbers roughly ends.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from dode.sampling import Denoiser, Guided
 from dode.tableau import Array
+
+_REACH, _FEW_CALLS = 0.4, 1.0  # in ln σ, how far a call tells of J; with less weight of calls nearby the theory stands
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TeacherPath:
         guidance: G* there, (N, K, m); None for a model without that channel.
         ends: where the teacher ends, (N, m).
         flow: whether x = (1 - σ) x0 + σ n (flow matching) rather than x = x0 + σ n.
+        seen: of real calls beside the path ln σ, how far the output followed the point, and how far that was away, squared.
     """
 
     levels: Array
@@ -41,6 +44,20 @@ class TeacherPath:
     guidance: Tensor | None
     ends: Tensor
     flow: bool
+    seen: tuple[Array, Array, Array] = (np.zeros(0), np.zeros(0), np.zeros(0))
+
+    def learned(self, batches: "Sequence[Calls]", count: int) -> "TeacherPath":
+        """The same with J(σ) as real calls beside the path show it: of runs of the path's first ``count`` samples, in order."""
+        found, first = [], 0
+        for calls in batches:
+            few = slice(first, first + len(next(iter(calls.values()))[0]))
+            first = few.stop % count
+            for level, (y, denoised, *_) in calls.items():
+                away = (y - self._between(self.points, self.points - self.denoised, level, few)).double()
+                answer = (denoised - self._between(self.denoised, self._slopes, level, few)).double()
+                found.append((level, float((away * answer).sum()), float(away.square().sum())))
+        levels, answers, squares = (np.array(each) for each in zip(*found, strict=True))
+        return replace(self, seen=(np.log(levels), answers, squares))
 
     def model(self, y: Tensor, sigma: Tensor, samples: Tensor | None = None) -> Tensor | Guided:
         """The model beside the path: a denoiser for y (B, m), of all samples or of those with these indices (B,)."""
@@ -58,7 +75,11 @@ class TeacherPath:
         by 1 - σ."""
         clean = max(1 - sigma, 1e-9) if self.flow else 1.0
         noise = sigma / clean
-        return self._variance / (self._variance + noise * noise) / clean
+        theory = self._variance / (self._variance + noise * noise) / clean
+        logs, answers, squares = self.seen
+        near = np.exp(-(((logs - np.log(sigma)) / _REACH) ** 2) / 2)
+        total = float(near @ squares)
+        return float(near @ answers) / total if total > 0 and near.sum() > _FEW_CALLS else theory
 
     def _between(self, values: Tensor, slopes: Tensor, sigma: float, samples: "slice | Tensor") -> Tensor:
         """Values (N, K, m) with slopes in ln σ, interpolated; outside the levels visited the nearest is taken."""
@@ -101,6 +122,9 @@ def _parabolas(values: Tensor, logs: Array) -> Tensor:
     return torch.cat([first, inner, last], dim=1)
 
 
+Calls = dict[float, tuple[Tensor, ...]]  # of each noise level what the model got and gave
+
+
 class Recorder:
     """Keeps what a teacher's model calls saw and gave, as ``keep`` makes it of (B, …): of each noise level the last call.
 
@@ -109,11 +133,11 @@ class Recorder:
 
     def __init__(self, keep: Callable[[Tensor], Tensor]):
         self.keep = keep
-        self.batches: list[dict[float, tuple[Tensor, ...]]] = []
+        self.batches: list[Calls] = []
 
     def watch(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser for the next batch."""
-        calls: dict[float, tuple[Tensor, ...]] = {}
+        calls: Calls = {}
         self.batches.append(calls)
 
         def denoise(y: Tensor, sigma: Tensor) -> Tensor | Guided:
