@@ -2,8 +2,8 @@
 
 The derivatives of a sample are the costly part. They are computed once, at the point that the fit has reached when the sample
 joins, and corrected after every step by what the step did (Broyden 1965). So the samples that join last have theirs where they
-are needed, near the result, and the first ones pay for the way there. How strongly the numbers are drawn to where they started is
-chosen by cross-validation over the samples, from the same sums.
+are needed, near the result, and the first ones pay for the way there. How strongly the numbers are drawn to where they started
+is chosen by cross-validation over the samples, from the same sums.
 """
 
 import math
