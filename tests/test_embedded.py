@@ -1,11 +1,14 @@
 """The embedded model: a real trained diffusion model, and the whole job on it."""
 
+import time
+
 import pytest
 import torch
 
 from dode import Guided, build_tableau, distill, sample, schedule
 from dode.demo.model import WEIGHTS, context_of, embedded_model, training_record
 from dode.demo.pictures import CLASSES, draw
+from dode.demo.threads import use_fastest
 from dode.errors import ModelError
 
 
@@ -93,3 +96,15 @@ def test_both_outputs_are_those_of_two_calls() -> None:
     torch.testing.assert_close(found.denoised, null + 3 * (conditional - null), rtol=0, atol=1e-4)
     assert torch.equal(mixed, found.denoised)
     assert isinstance(model(x, sigma, context, 1.0, both=True), torch.Tensor)
+
+
+def test_the_demo_takes_as_many_threads_as_are_fastest() -> None:
+    """The number that was faster is kept; a call that is slow with several takes one."""
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert use_fastest(lambda: time.sleep(0.01 * torch.get_num_threads())) == torch.get_num_threads() == 1
+        torch.set_num_threads(4)
+        assert use_fastest(lambda: time.sleep(0.04 / torch.get_num_threads())) == torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(usual)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dode.demo.threads import use_fastest
 from dode.distill import distill
 from dode.fit.students import distill_students
 from dode.measure import Bench, rms
@@ -95,6 +96,10 @@ def run(output: Path, samples: int, guidance: float) -> int:
     pyplot()
     output.mkdir(parents=True, exist_ok=True)
     model = load_model(guidance=guidance)
+    probe = model.noise(16, 0, 1.0)
+    with torch.no_grad():
+        threads = use_fastest(lambda: model.denoiser(probe, torch.ones(16), **model.extra_args(torch.arange(16))))
+    print(f"The fastest here: {threads} thread{'s' * (threads > 1)}.", flush=True)
     print(f"Distilling {PAPER} and {BALANCED} at {BUDGETS} evaluations on {samples} noise samples.", flush=True)
     entries = {PAPER: _paper(model, samples, guidance), BALANCED: _balanced(model, samples, guidance)}
     everything = [entry for found in entries.values() for entry in found]
