@@ -330,7 +330,9 @@ def test_the_path_of_a_linear_model_is_the_model_itself() -> None:
         assert isinstance(found, Guided)
         np.testing.assert_allclose(found.denoised, normal(x, level).denoised, atol=2e-3)
         few = torch.tensor([7, 3])
-        np.testing.assert_array_equal(path.model(x[few], level[few], few).denoised, found.denoised[few])
+        some = path.model(x[few], level[few], few)
+        assert isinstance(some, Guided)
+        np.testing.assert_array_equal(some.denoised, found.denoised[few])
     targets = Targets(unit, START, path.ends, (0.02, 20.0), [torch.arange(400)], [])
     on_path = OnPath(targets, range(400), path)
     for table in undistilled(4, SOLVERS, lambda n: usual_grids(n, 0.02, 20.0, False), "log_sigma"):
@@ -448,6 +450,7 @@ def test_a_step_never_raises_the_loss_and_a_round_ends_where_nothing_is_gained()
     assert sorted(walk.samples) == list(range(32))
     moved = sample(ring(), unit[walk.samples] * walk.parameters.sigmas[0], walk.parameters.tableau())
     own = (moved - ends[walk.samples]).square().mean(1)
+    assert walk.point is not None
     np.testing.assert_allclose(walk.point.errors, own, rtol=1e-9)
 
 
@@ -468,3 +471,16 @@ def test_unusable_settings_are_refused(more: dict[str, Any], message: str) -> No
 def test_nan_stops_the_fit() -> None:
     with pytest.raises(ModelError, match="NaN"):
         fit(lambda x, sigma: x * float("nan"), 8)
+
+
+def test_calls_beside_the_path_show_how_the_output_follows_the_point() -> None:
+    """A model with J = 0.9 at every level: the theory of normal data is corrected where calls were made, and only there."""
+    levels = np.array([10.0, 5.0, 1.0, 0.1])
+    points = torch.zeros(3, 4, 2, dtype=torch.float64)
+    path = TeacherPath(levels, points, points, None, torch.randn(3, 2, dtype=torch.float64), False)
+    y = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    calls = [{5.0: (y[:2], 0.9 * y[:2]), 6.0: (y[:2], 0.9 * y[:2])}, {5.0: (y[2:], 0.9 * y[2:]), 6.0: (y[2:], 0.9 * y[2:])}]
+    learned = path.learned(calls, 3)
+    assert learned.response(5.5) == pytest.approx(0.9)
+    assert learned.response(0.1) == path.response(0.1)
+    assert path.response(5.5) < 0.2
