@@ -123,26 +123,26 @@ def best_starts(
     runs: Sequence[tuple[int, int]] = RUNS,
 ) -> list[Parameters]:
     """Undistilled solvers, the best on a few fitted samples first."""
-    fitted, left = targets.fitted, list(pool)
-    for number, (count, size) in enumerate(runs):
-        few = targets.only(fitted[:size])
-        left = _first(path.ranked(left), pool, count)
+    best: list[Tableau] = []
+    for count, size in runs:
+        few, recorder, errors = targets.only(targets.fitted[:size]), Recorder(sketch), dict[Tableau, float]()
+        kept = best[: (count + 1) // 2]
+        left = [*kept, *_first([table for table in path.ranked(pool) if table not in kept], pool, count - len(kept))]
         model.expect(len(few.order) * sum(table.evaluations for table in left))
-        errors, recorder = {}, Recorder(sketch)
         for table in left:
-            errors[table] = few.errors(model.watched(recorder.watch), table)
-        left = sorted(left, key=lambda table: float(errors[table].mean()))
-        if number + 1 < len(runs):  # what was seen beside the path corrects the ranking of all
-            path.learn(recorder, size)
-            best, left = left[: runs[number + 1][0] // 2], list(pool)
-            left = [*best, *[table for table in path.ranked(left) if table not in best]]
-    return [pool[table] for table in left]
+            errors[table] = float(few.errors(model.watched(recorder.watch), table).mean())
+        best = sorted(left, key=errors.__getitem__)
+        path.learn(recorder, min(size, len(few.order)))  # what was seen beside the path corrects the next ranking of all
+    return [pool[table] for table in best]
 
 
 def _first(ranked: list[Tableau], pool: dict[Tableau, Parameters], count: int) -> list[Tableau]:
-    """The first of a ranking, at least half of them solvers to set out from if there are as many."""
-    low = [table for table in ranked if pool[table].order <= _ORDER][: (count + 1) // 2]
-    return sorted([*low, *[table for table in ranked if table not in low][: count - len(low)]], key=ranked.index)
+    """The first of a ranking, a quarter of them of each order up to two if there are as many: fits set out from those, and
+    under strong guidance, which the path tells least of, the first order is best."""
+    chosen = [
+        table for order in range(1, _ORDER + 1) for table in [t for t in ranked if pool[t].order == order][: (count + 3) // 4]
+    ]
+    return sorted([*chosen, *[table for table in ranked if table not in chosen][: count - len(chosen)]], key=ranked.index)
 
 
 def setting_out(starts: Sequence[Parameters]) -> list[Parameters]:
