@@ -48,10 +48,10 @@ class Metered:
         if self.progress is not None:
             self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
 
-    def watched(self, watch: Callable[[Denoiser], Denoiser]) -> "Metered":
-        """The same model, counted together, whose denoisers go through ``watch``."""
+    def watched(self, watch: Callable[[Denoiser, Tensor], Denoiser]) -> "Metered":
+        """The same model, counted together, whose denoisers go through ``watch(denoiser, samples)``."""
         other = copy(self)
-        other.on = lambda samples: watch(self.on(samples))  # type: ignore[method-assign]
+        other.on = lambda samples: watch(self.on(samples), samples)  # type: ignore[method-assign]
         return other
 
     def expect(self, more: int) -> None:

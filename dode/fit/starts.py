@@ -14,7 +14,7 @@ from dode.errors import FitError
 from dode.fit.end_point import Targets, sketch
 from dode.fit.outliers import outlier_limit, robust_mean
 from dode.fit.plan import RUNS
-from dode.fit.teacher_path import Recorder, TeacherPath
+from dode.fit.teacher_path import Calls, Recorder, TeacherPath
 from dode.metered import Metered
 from dode.methods import build_tableau, get_method, steps_within
 from dode.schedules import schedule
@@ -88,7 +88,7 @@ class OnPath:
         every = torch.arange(count)
         # What a start is made of is the number of the sample.
         self.targets = Targets(every[:, None].double(), start, path.ends, targets.sigma_range, [every], [])
-        self.path, self.guided = path, path.guidance is not None
+        self.path, self.samples, self.guided = path, list(samples), path.guidance is not None
         self.model = self._model()
 
     def _model(self) -> Metered:
@@ -96,10 +96,12 @@ class OnPath:
         model.enter("path", 0)
         return model
 
-    def learn(self, recorder: Recorder, count: int) -> None:
-        """Take in real calls beside the path, of runs of its first ``count`` samples."""
-        self.path = self.path.learned(recorder.batches, count)
-        self.model = self._model()
+    def learn(self, batches: Sequence[tuple[Tensor, Calls]]) -> None:
+        """Take in real calls beside the path, of batches of the fit's samples with these indices, (B,) each."""
+        if batches:
+            where = {sample: position for position, sample in enumerate(self.samples)}
+            self.path = self.path.learned([(torch.tensor([where[int(i)] for i in few]), calls) for few, calls in batches])
+            self.model = self._model()
 
     def errors(self, tableau: Tableau) -> Array:
         """Mean squared errors that the samples would have with a solver, (N,)."""
@@ -122,17 +124,19 @@ def best_starts(
     pool: dict[Tableau, Parameters],
     runs: Sequence[tuple[int, int]] = RUNS,
 ) -> list[Parameters]:
-    """Undistilled solvers, the best on a few fitted samples first."""
+    """Undistilled solvers, the best on a few fitted samples first; none where with all of them the model broke down."""
     best: list[Tableau] = []
     for count, size in runs:
-        few, recorder, errors = targets.only(targets.fitted[:size]), Recorder(sketch), dict[Tableau, float]()
+        few, errors, seen = targets.only(targets.fitted[:size]), dict[Tableau, float](), list[tuple[Tensor, Calls]]()
         kept = best[: (count + 1) // 2]
         left = [*kept, *_first([table for table in path.ranked(pool) if table not in kept], pool, count - len(kept))]
         model.expect(len(few.order) * sum(table.evaluations for table in left))
         for table in left:
+            recorder = Recorder(sketch)
             errors[table] = float(few.errors(model.watched(recorder.watch), table).mean())
-        best = sorted(left, key=errors.__getitem__)
-        path.learn(recorder, min(size, len(few.order)))  # what was seen beside the path corrects the next ranking of all
+            seen += recorder.batches if np.isfinite(errors[table]) else []
+        best = sorted((table for table in left if np.isfinite(errors[table])), key=errors.__getitem__)
+        path.learn(seen)  # what was seen beside the path corrects the next ranking of all
     return [pool[table] for table in best]
 
 

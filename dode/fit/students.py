@@ -148,7 +148,7 @@ def _teach(model: Metered, targets: Targets, teacher: Teacher | None, most: int,
     rest = targets.only([i for i in targets.order if i not in set(few)])
     for number, batch in enumerate([*first.batches, *rest.batches]):
         denoiser = model.on(batch)
-        watched = recorder.watch(denoiser) if number < len(first.batches) else denoiser
+        watched = recorder.watch(denoiser, batch) if number < len(first.batches) else denoiser
         ends[batch] = sample(watched, targets.start(targets.noise[batch], tableau.sigma), tableau)
     targets = replace(targets, ends=ends)
     path = OnPath(targets, few, recorder.path(ends[few], coordinate == "flow"))
@@ -263,8 +263,8 @@ class _Student:
                 self.model.measured("refine", 0, _rms(errors), _rms(errors))
                 return start, errors
         raise NotFiniteError(
-            f"With each of the {len(starts)} best solvers and schedules to start from, the model returned NaN or infinity. "
-            "Nothing was fitted; check the model, its precision and the guidance scale."
+            "With each of the solvers and schedules to start from, the model returned NaN or infinity. Nothing was fitted; check "
+            "the model, its precision and the guidance scale."
         )
 
     def _result(self) -> Distillation:

@@ -46,12 +46,10 @@ class TeacherPath:
     flow: bool
     seen: tuple[Array, Array, Array] = (np.zeros(0), np.zeros(0), np.zeros(0))
 
-    def learned(self, batches: "Sequence[Calls]", count: int) -> "TeacherPath":
-        """The same with J(σ) as real calls beside the path show it: of runs of the path's first ``count`` samples, in order."""
-        found, first = [], 0
-        for calls in batches:
-            few = slice(first, first + len(next(iter(calls.values()))[0]))
-            first = few.stop % count
+    def learned(self, batches: "Sequence[tuple[Tensor, Calls]]") -> "TeacherPath":
+        """The same with J(σ) as real calls beside the path show it: of batches of its samples with these indices (B,)."""
+        found = []
+        for few, calls in batches:
             for level, (y, denoised, *_) in calls.items():
                 away = (y - self._between(self.points, self.points - self.denoised, level, few)).double()
                 answer = (denoised - self._between(self.denoised, self._slopes, level, few)).double()
@@ -133,12 +131,12 @@ class Recorder:
 
     def __init__(self, keep: Callable[[Tensor], Tensor]):
         self.keep = keep
-        self.batches: list[Calls] = []
+        self.batches: list[tuple[Tensor, Calls]] = []
 
-    def watch(self, denoiser: Denoiser) -> Denoiser:
-        """The denoiser for the next batch."""
+    def watch(self, denoiser: Denoiser, samples: Tensor) -> Denoiser:
+        """The denoiser for the next batch, of the samples with these indices (B,)."""
         calls: Calls = {}
-        self.batches.append(calls)
+        self.batches.append((samples, calls))
 
         def denoise(y: Tensor, sigma: Tensor) -> Tensor | Guided:
             output = denoiser(y, sigma)
@@ -150,7 +148,7 @@ class Recorder:
 
     def path(self, ends: Tensor, flow: bool) -> TeacherPath:
         """The path of all samples, given where they ended (N, …)."""
-        levels = sorted(self.batches[0], reverse=True)
-        joined = [[torch.cat(parts) for parts in zip(*(calls[s] for calls in self.batches), strict=True)] for s in levels]
+        levels = sorted(self.batches[0][1], reverse=True)
+        joined = [[torch.cat(parts) for parts in zip(*(calls[s] for _, calls in self.batches), strict=True)] for s in levels]
         points, denoised, *guidance = (torch.stack(parts, dim=1) for parts in zip(*joined, strict=True))
         return TeacherPath(np.array(levels), points, denoised, guidance[0] if guidance else None, self.keep(ends), flow)
