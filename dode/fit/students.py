@@ -263,8 +263,8 @@ class _Student:
                 self.model.measured("refine", 0, _rms(errors), _rms(errors))
                 return start, errors
         raise NotFiniteError(
-            "With each of the solvers and schedules to start from, the model returned NaN or infinity. Nothing was fitted; check "
-            "the model, its precision and the guidance scale."
+            "With each of the solvers and schedules to start from, the model returned NaN or infinity. Nothing was fitted; "
+            "check the model, its precision and the guidance scale."
         )
 
     def _result(self) -> Distillation:
