@@ -87,7 +87,7 @@ def write_quality(result: dict[str, Any], folder: Path) -> None:
     write(result, markdown(result), folder, "quality")
     work_precision(result["cells"], folder / "work_precision.png")
     drawn = [cell for cell in result["cells"] if not rotated(cell)]
-    for mode in modes_of(drawn):
+    for mode in (mode for mode in modes_of(drawn) if mode != "before"):  # whose samplers are in the report they came from
         fitted(drawn, mode, folder / f"fitted_{mode}.png")
 
 
