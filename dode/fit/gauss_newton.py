@@ -117,7 +117,7 @@ class GaussNewton:
         return 0.0
 
     def round(self, samples: list[int], steps: int) -> None:
-        """Take in samples and try so many steps, fewer if two in a row gain next to nothing."""
+        """Take in samples and try so many steps, fewer if three in a row gain next to nothing."""
         self.add(samples)
         self._damping, idle = min(self._damping, _FIRST_DAMPING), 0
         for _ in range(steps):

@@ -7,7 +7,7 @@ Beside the path
     D(y, σ) ≈ D*(σ) + J(σ) (y - x*(σ))     with     J(σ) = c / (c + σ²),     and G(y, σ) ≈ G*(σ)
 
 J is the exact derivative for data of variance c that are normal and white. Real data are neither, so what this says of a solver
-is not its error; it tells which of a hundred are worth running, and where a fit of all numbers roughly ends.
+is not its error; it tells which of a hundred are worth running.
 """
 
 from collections.abc import Callable, Sequence
