@@ -26,13 +26,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.models import ALL_CLASSES, MODELS
-from benchmarks.quality_cells import Plan, cells, torch_settings
+from benchmarks.quality_cells import USUAL, Plan, cells, torch_settings
 from benchmarks.quality_plots import error_over, fitted, work_precision
 from benchmarks.quality_report import markdown, merged, modes_of, rotated
 from benchmarks.stock_search import left_out
 
 PLANS = {
-    "default": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 16, 128),  # as Distill Sampler comes
+    "default": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), USUAL, 128),  # as Distill Sampler comes
     "quick": Plan((4, 8), (1.0, 3.0), ("balanced",), 32, 32),
     "full": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), 128, 128),
 }
@@ -93,7 +93,8 @@ def write_quality(result: dict[str, Any], folder: Path) -> None:
 
 def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
     """What a part of a report says of how it came about."""
-    samples = f"{plan.fit_samples} samples to fit on, {plan.test_samples} to test on"
+    fitted = "usual numbers of samples" if plan.fit_samples == USUAL else f"{plan.fit_samples} samples"
+    samples = f"{fitted} to fit on, {plan.test_samples} to test on"
     if plan.rotation:
         samples += (
             f", {len(plan.rotation)} fits, each tested on the classes that it leaves out, of models with nothing but classes"

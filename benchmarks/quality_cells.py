@@ -17,6 +17,7 @@ from dode.measure import rms
 from dode.methods import build_tableau
 
 FIT_SEED, TEST_SEED, RESAMPLES = 0, 1000, 2000
+USUAL = 0  # in place of a number of samples to fit on: as many as the fit takes by itself
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Plan:
     def finalists(self, model: str, guidance: float, evaluations: int) -> tuple[str, ...]:
         """The finalists of an earlier stock search for this cell, if there was one."""
         return tuple(self.shortlist.get((model, guidance, evaluations), {}).get("finalists", ()))
+
+    def fit_of(self, mode: str, guidance: float, evaluations: int, prompts: tuple[int, ...]) -> "Plan":
+        """The plan of one fit."""
+        from dode.fit.plan import usual_samples
+        from dode.fit.students import MODES
+
+        samples = self.fit_samples or usual_samples(MODES[mode], evaluations, guided=guidance != 1)
+        return replace(self, fit_samples=samples, fit_prompts=prompts)
 
     def prompts(self, model: BenchModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The prompts of the fit's samples and those of the test's."""
@@ -225,7 +234,7 @@ def cells(model: BenchModel, guidance: float, plan: Plan, say: Callable[[str], N
         began = time.time()
         # A call for each, as most people fit: of several in one call the further ones make do with less.
         fits[mode] = [
-            [fit(model, guidance, replace(plan, fit_prompts=fitted), mode, evaluations=(n,))[0] for n in plan.evaluations]
+            [fit(model, guidance, plan.fit_of(mode, guidance, n, fitted), mode, evaluations=(n,))[0] for n in plan.evaluations]
             for _, fitted in plan.turns(model)
         ]
         say(f"  fit {mode}: {time.time() - began:.0f} s")

@@ -117,7 +117,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=PREDICTIONS,
         help="difference denoised (data) or noise outputs; mode paper; default: the paper's",
     )
-    distill.add_argument("--samples", type=int, default=64, help="noise samples, fitted and held out")
+    distill.add_argument(
+        "--samples",
+        type=int,
+        help="noise samples, fitted and held out; by default as many as the mode and the evaluations need",
+    )
     distill.add_argument("--held-out", type=float, default=0.25, help="part of the samples that only judges")
     distill.add_argument("--teacher", metavar="METHOD", help="teacher's solver; default: a usual one (mode paper: the paper's)")
     distill.add_argument(

@@ -21,7 +21,7 @@ from dode.cost import cost_text
 from dode.distill import Distillation
 from dode.distill import distill as fit
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
-from dode.fit.plan import planned
+from dode.fit.plan import planned, usual_samples
 from dode.fit.starts import SOLVERS, usual_grids
 from dode.fit.students import MODES, distill_students
 from dode.interrupt import stop_at_interrupt
@@ -46,6 +46,8 @@ from dode.progress import Bars
 from dode.recipe import COMMAND_LINE, recipe
 from dode.schedules import schedule, teacher_schedule
 from dode.teacher import Teacher
+
+_PAPER_SAMPLES = 64  # of the fit in closed form, which is cheap
 
 
 def _grid(model: Model, name: str, method: str, order: int | None, evaluations: int) -> Any:
@@ -89,6 +91,13 @@ def distill(options: Namespace) -> int:
     """
     check_name(options.output)
     _refuse_existing(options)
+    if options.samples is None:
+        guided = options.guidance[0] != 1
+        options.samples = (
+            _PAPER_SAMPLES
+            if options.mode == "paper"
+            else max(usual_samples(MODES[options.mode], n, guided=guided) for n in options.evaluations)
+        )
     if options.samples < 2:
         raise FitError(f"--samples must be at least 2, got {options.samples}: one is fitted and one judges.")
     scales, budgets = tuple(dict.fromkeys(options.guidance)), sorted(set(options.evaluations))

@@ -14,7 +14,7 @@ from dode.recipe import NODE, recipe
 
 from . import library
 from .cards import entry_card, saved_card, workflow_id
-from .fit import PaperFit, StudentsFit, run_paper, run_students
+from .fit import PaperFit, StudentsFit, run_paper, run_students, samples_for
 from .host import CATEGORY, Params, Prompts, feature, io, optional
 from .inside import Task
 from .latents import is_nested
@@ -100,10 +100,11 @@ class DODEDistillSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "samples",
-                    default=16,
-                    min=2,
+                    default=0,
+                    min=0,
                     max=4096,
-                    tooltip="How many noises to fit on. A quarter of them judges the result and is not fitted.",
+                    tooltip="How many noises to fit on; 0 takes as many as the mode and the steps need. A quarter of them "
+                    "judges the result and is not fitted.",
                 ),
                 io.Int.Input(
                     "micro_batch",
@@ -197,6 +198,9 @@ class DODEDistillSampler(io.ComfyNode):
             negative = positives[0]  # never looked at: the host leaves it out at guidance 1
         if sigmas is not None and len(sigmas) < 2:
             raise FitError("The connected sigmas hold no step. Connect two noise levels or more, or disconnect them.")
+        length = steps if sigmas is None else len(sigmas) - 1
+        named = None if solver == _BEST_SOLVER else solver
+        samples = samples or max(len(positives), samples_for(mode, named, length, cfg))
         task = Task(model, positives, negative, cfg, latent, samples, micro_batch, seed)
         inputs = {"cfg": cfg, "solver": solver, "steps": steps, "scheduler": scheduler, "teacher": teacher,
                   "teacher_substeps": teacher_substeps, "samples": samples, "micro_batch": micro_batch, "seed": seed,
@@ -210,14 +214,13 @@ class DODEDistillSampler(io.ComfyNode):
                 raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
             if sigmas is not None and float(sigmas[-1]) != 0:
                 raise FitError("These sigmas do not end at 0, which this mode needs. Take mode paper for a part of a grid.")
-            steps = steps if sigmas is None else len(sigmas) - 1
             settings = StudentsFit(
                 mode=mode,
-                steps=tuple(dict.fromkeys((steps, *counts))),
+                steps=tuple(dict.fromkeys((length, *counts))),
                 scales=tuple(dict.fromkeys((cfg, *scales))),
                 schedule=lambda n: _schedule(model, scheduler, n) if sigmas is None else sigmas.cpu(),
                 only=sigmas is not None,
-                solver=None if solver == _BEST_SOLVER else solver,
+                solver=named,
                 teacher=None if teacher == _OWN_TEACHER else teacher,
                 substeps=teacher_substeps,
             )
@@ -227,7 +230,7 @@ class DODEDistillSampler(io.ComfyNode):
         else:
             if counts or scales:
                 raise FitError(f"Mode {mode} fits for one number of steps and one guidance. Empty also_steps and also_cfg.")
-            method = _USUAL_SOLVER if solver == _BEST_SOLVER else solver
+            method = named or _USUAL_SOLVER
             own = get_method(method).teacher if teacher == _OWN_TEACHER else teacher
             levels = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
             fit = PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps)

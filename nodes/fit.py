@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dode.distill import Distillation, Judged, distill, planned_evaluations
 from dode.errors import DodeError, FitError
-from dode.fit.plan import planned
+from dode.fit.plan import planned, usual_samples
 from dode.fit.starts import SOLVERS, usual_grids
 from dode.fit.students import MODES, distill_students
 from dode.methods import build_tableau
@@ -24,6 +24,7 @@ from .progress import NOWHERE, Place, Progress
 from .steps_saved import planned as planned_later
 
 Keep = Callable[[Sequence[Entry]], None]
+_CLOSED_FORM_SAMPLES = 16  # of the modes that fit one row after the other
 _DENSE = 60  # steps of the grid in which patches find the teacher's σ
 
 
@@ -237,6 +238,13 @@ def _usable(sigmas: Tensor, steps: int, highest: float, only: bool) -> list[Any]
             raise
         return []
     return [grid] if only or (len(grid) == steps + 1 and grid[-1] == 0) else []
+
+
+def samples_for(mode: str, solver: str | None, steps: int, cfg: float) -> int:
+    """How many samples a fit in this mode takes by itself, for so many steps of a solver, or of the best of several."""
+    if mode not in MODES:
+        return _CLOSED_FORM_SAMPLES
+    return usual_samples(MODES[mode], _evaluations(solver, steps), guided=cfg != 1)
 
 
 def _evaluations(solver: str | None, steps: int) -> int:

@@ -28,6 +28,7 @@ class Freedom:
         starts: undistilled solvers from which a draft may set out, on the samples of the first round; the best draft goes on.
         sparing: a further draft is made only where the ones before gained little, and later rounds do with fewer samples then.
         rounds: in how many rounds the fitted samples are taken in; 0 fits nothing.
+        directions: in how many directions the model is differentiated at each evaluation, at most (``dode.fit.derivatives``).
         steps: Gauss-Newton steps that a round tries, at most.
         again: how often derivatives are computed anew for all samples afterwards.
     """
@@ -40,12 +41,18 @@ class Freedom:
     starts: int = 2
     sparing: bool = True
     rounds: int = 2
-    steps: int = 5
+    directions: int = 12
+    steps: int = 4
     again: int = 0
 
 
 class FreeParameters:
-    """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level leaves ``sigma_range``."""
+    """A sampler as a vector: offsets from the parameters it starts from, (P,). No noise level leaves ``sigma_range``.
+
+    Attributes:
+        names: kind, row or evaluation, and tap of each number.
+        directions: as in ``Freedom``.
+    """
 
     def __init__(self, start: Parameters, freedom: Freedom, guided: bool, sigma_range: tuple[float, float]):
         self.start = start
@@ -61,7 +68,7 @@ class FreeParameters:
         names += [("sigma", i, 0) for i in range(0 if freedom.start else 1, last if freedom.grid else 1)]
         if freedom.model_sigmas:
             names += [("told", i, 0) for i in range(base.evaluations)]
-        self.names = names
+        self.names, self.directions = names, freedom.directions
         self.steps = np.array([_STEP[kind] for kind, _, _ in names])
         known = start.guidance.shape[1] if start.guidance is not None else 0
         self.guidance = max(freedom.guidance, known) if guided else 0

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dode.correction import Parameters
 from dode.errors import NotFiniteError
+from dode.fit.derivatives import derivatives
 from dode.fit.end_point import Targets, sketch
 from dode.fit.free_parameters import Freedom, FreeParameters, damped_step
 from dode.fit.outliers import outlier_limit, outlier_weights, robust_mean
@@ -82,7 +83,7 @@ class GaussNewton:
             NotFiniteError: the model breaks down at this point, or right beside it.
         """
         offsets = self._offsets()
-        ends, slopes = self.targets.only(samples).derivatives(self.model, self.free, offsets)
+        ends, slopes = derivatives(self.targets.only(samples), self.model, self.free, offsets)
         reached, errors = sketch(ends), self.targets.only(samples).distances(ends)
         old = [i for i, sample in enumerate(self.samples) if sample not in set(samples)]
         if self.point is not None and old:

@@ -12,13 +12,30 @@ RUNS = ((8, 2), (4, 4))  # of the undistilled solvers left, so many run for real
 FEWER_RUNS = ((4, 2),)  # the same for a student whose teacher and samples are there already
 FURTHER_SCALE = 2  # a further guidance scale takes every so many-th sample
 _FURTHER_STUDENT = 11.5  # evaluations a sample, times its own, that a further student may take
-_UNGUIDED = 2  # times as many teacher steps where an evaluation is one call of the network, not two
+_SPARING, _UNSPARING = 450, 18_000  # evaluations of a fit: for each of its own after the first, or in all
+_FEWEST, _MOST = 8, 96  # samples that a fit takes by itself
+_UNGUIDED = 2  # times as many teacher steps, and evaluations in all, where one is a single call of the network and not two
 _TRIED = 0.7  # of the steps that a round may try, as a rule
 
 
 def usual_substeps(evaluations: int, guided: bool) -> int:
     """The usual teacher's steps for each of ten, for students of up to so many evaluations."""
     return min(math.ceil(0.37 * max(evaluations, 4)), 6) * (1 if guided else _UNGUIDED)
+
+
+def usual_samples(freedom: Freedom, evaluations: int, *, guided: bool) -> int:
+    """How many samples a fit takes by itself: as many as its share of evaluations pays for, from 8 to 96.
+
+    Example:
+        >>> usual_samples(Freedom(), 6, guided=True)
+        20
+    """
+    share = _SPARING * (evaluations - 1) if freedom.sparing else _UNSPARING
+    share *= 1 if guided else _UNGUIDED
+    most = _FEWEST
+    while most < _MOST and sum(planned(freedom, most + 2, (evaluations,), guided=guided).values()) <= share:
+        most += 2
+    return most
 
 
 def parts(samples: list[int], rounds: int) -> list[list[int]]:
@@ -31,14 +48,15 @@ def parts(samples: list[int], rounds: int) -> list[list[int]]:
 
 
 def derivative_evaluations(freedom: Freedom, evaluations: int, guided: bool) -> int:
-    """Evaluations a sample that all derivatives take: a number of row i reruns the evaluations after it."""
-    found = evaluations
-    for row in range(evaluations):
-        after = evaluations - 1 - row
-        found += after * min(freedom.taps, row)
-        found += after * min(freedom.guidance, row + 1) * guided
-        found += (after + 1) * (freedom.grid if row else freedom.start)
-        found += (after + 1) * freedom.model_sigmas
+    """Evaluations a sample that all derivatives take, of a solver with one evaluation a step."""
+    found = off = 0  # numbers whose copies are off the sampler's point
+    for number in range(evaluations):
+        level = freedom.grid if number else freedom.start
+        off += level
+        if number:
+            row = number - 1
+            off += min(freedom.taps, row) + min(freedom.guidance, row + 1) * guided + freedom.model_sigmas
+        found += 1 + (level or freedom.model_sigmas) + min(off, freedom.directions)
     return found
 
 

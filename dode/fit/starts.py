@@ -146,7 +146,8 @@ def _first(ranked: list[Tableau], pool: dict[Tableau, Parameters], count: int) -
     chosen = [
         table for order in range(1, _ORDER + 1) for table in [t for t in ranked if pool[t].order == order][: (count + 3) // 4]
     ]
-    return sorted([*chosen, *[table for table in ranked if table not in chosen][: count - len(chosen)]], key=ranked.index)
+    rest = [table for table in ranked if table not in chosen]
+    return sorted([*chosen, *rest][:count], key=ranked.index)
 
 
 def setting_out(starts: Sequence[Parameters]) -> list[Parameters]:

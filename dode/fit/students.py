@@ -32,7 +32,7 @@ from dode.teacher import Teacher
 
 MODES: dict[str, Freedom] = {
     "balanced": Freedom(),
-    "best": Freedom(taps=16, guidance=16, starts=4, sparing=False, steps=8, again=1),
+    "best": Freedom(taps=16, guidance=16, starts=3, sparing=False, directions=16, steps=6, again=1),
 }
 _DRAFT_GAINS = 0.3  # a draft whose RMS error falls by more needs no other, where evaluations are spared
 _PARTS_OF_THE_WAY = (0.5, 0.25)  # from the start to the end of a fit, which are judged where the end is no better
