@@ -80,7 +80,7 @@ class Metered:
             if not all(isinstance(part, Tensor) for part in parts):
                 raise ModelError(f"The denoiser must return a tensor, got {type(out).__name__}.")
             parts = [part.to(y.device, y.dtype) for part in parts]
-            if not all(torch.isfinite(part).all() for part in parts):
+            if not all(_finite(part) for part in parts):
                 raise NotFiniteError(
                     f"The model returned NaN or infinity at sigma {float(sigma[0]):.4g}. Nothing was fitted; check the model, "
                     "its precision and the guidance scale, or start from a smaller sigma."
@@ -91,3 +91,8 @@ class Metered:
             return Guided(*parts) if isinstance(out, Guided) else parts[0]
 
         return denoise
+
+
+def _finite(part: Tensor) -> bool:
+    """Whether no number is NaN or infinite: each of these would show in the sum, which is taken in one pass."""
+    return bool(part.sum(dtype=torch.promote_types(part.dtype, torch.float32)).isfinite())

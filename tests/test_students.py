@@ -346,7 +346,7 @@ def followed(model: Any, unit: Tensor, coordinate: str, substeps: int) -> tuple[
 
 
 def test_the_path_of_a_linear_model_is_the_model_itself() -> None:
-    """For normal data the estimate beside the path is exact, so it says where any solver ends; the guidance channel too."""
+    """For normal data the estimate beside the path is exact, so it says where any solver ends, under guidance too."""
     c = 0.7
 
     def normal(x: Tensor, sigma: Tensor) -> Guided:
@@ -360,12 +360,9 @@ def test_the_path_of_a_linear_model_is_the_model_itself() -> None:
     for sigma in (15.0, 1.234, 0.1):
         level = torch.full((400,), sigma, dtype=torch.float64)
         found = path.model(x, level)
-        assert isinstance(found, Guided)
-        np.testing.assert_allclose(found.denoised, normal(x, level).denoised, atol=2e-3)
+        np.testing.assert_allclose(found, normal(x, level).denoised, atol=2e-3)
         few = torch.tensor([7, 3])
-        some = path.model(x[few], level[few], few)
-        assert isinstance(some, Guided)
-        np.testing.assert_array_equal(some.denoised, found.denoised[few])
+        np.testing.assert_array_equal(path.model(x[few], level[few], few), found[few])
     targets = Targets(unit, START, path.ends, (0.02, 20.0), [torch.arange(400)], [])
     on_path = OnPath(targets, range(400), path)
     for table in undistilled(4, SOLVERS, lambda n: usual_grids(n, 0.02, 20.0, False), "log_sigma"):
@@ -375,7 +372,7 @@ def test_the_path_of_a_linear_model_is_the_model_itself() -> None:
 
 def test_beside_a_flow_path_a_linear_model_is_exact_too() -> None:
     c = 0.7
-    path = TeacherPath(np.array([0.9, 0.1]), torch.zeros(2, 2, 1), torch.zeros(2, 2, 1), None, torch.zeros(2, 1), True)
+    path = TeacherPath(np.array([0.9, 0.1]), torch.zeros(2, 2, 1), torch.zeros(2, 2, 1), torch.zeros(2, 1), True)
     object.__setattr__(path, "_variance", c)
     for sigma in (0.05, 0.5, 0.95):
         assert path.response(sigma) == pytest.approx(c * (1 - sigma) / (c * (1 - sigma) ** 2 + sigma**2))
@@ -510,7 +507,7 @@ def test_calls_beside_the_path_show_how_the_output_follows_the_point() -> None:
     """A model with J = 0.9 at every level: the theory of normal data is corrected where calls were made, and only there."""
     levels = np.array([10.0, 5.0, 1.0, 0.1])
     points = torch.zeros(3, 4, 2, dtype=torch.float64)
-    path = TeacherPath(levels, points, points, None, torch.randn(3, 2, dtype=torch.float64), False)
+    path = TeacherPath(levels, points, points, torch.randn(3, 2, dtype=torch.float64), False)
     y = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     calls = [(few, dict.fromkeys((5.0, 6.0), (y[few], 0.9 * y[few]))) for few in (torch.tensor([2, 0]), torch.tensor([1]))]
     learned = path.learned(calls)

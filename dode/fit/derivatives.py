@@ -227,8 +227,8 @@ def _directions(away: Tensor, most: int) -> tuple[Tensor, Tensor]:
     count = away.shape[1]
     seen = sketch(away.flatten(0, 1)).reshape(len(away), count, -1).double()
     gram = seen @ seen.mT
-    lengths = gram.diagonal(dim1=1, dim2=2).clamp_min(1e-300).sqrt()
-    scale = lengths.rsqrt()
+    lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
+    scale = torch.where(lengths > 1e-12 * lengths.amax(1, keepdim=True), lengths.rsqrt(), 0.0)
     values, vectors = torch.linalg.eigh(gram * scale[:, :, None] * scale[:, None, :])
     most = min(most, count, away.shape[2])
     values, vectors = values.flip(-1)[:, :most], vectors.flip(-1)[:, :, :most]

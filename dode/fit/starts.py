@@ -88,7 +88,7 @@ class OnPath:
         every = torch.arange(count)
         # What a start is made of is the number of the sample.
         self.targets = Targets(every[:, None].double(), start, path.ends, targets.sigma_range, [every], [])
-        self.path, self.samples, self.guided = path, list(samples), path.guidance is not None
+        self.path, self.samples = path, list(samples)
         self.model = self._model()
 
     def _model(self) -> Metered:

@@ -110,7 +110,7 @@ def distill_students(
                 fitted = (
                     targets.fitted
                     if number == 0
-                    else within_share(targets.fitted, len(targets.order), len(targets.held), freedom, n, taught.path.guided)
+                    else within_share(targets.fitted, len(targets.order), len(targets.held), freedom, n, taught.guided)
                 )
                 student = _Student(model, taught, n, freedom, pools[n], known, seed, fitted, first=number == 0)
                 found.append(student.fit())
@@ -124,12 +124,14 @@ def distill_students(
 
 @dataclass(frozen=True)
 class _Taught:
-    """What the teacher left: the targets, its path for a few samples, what it is, and its own error as its path tells it."""
+    """What the teacher left: the targets, its path for a few samples, what it is, and its own error as its path tells it; and
+    whether the model gives the guidance channel."""
 
     targets: Targets
     path: OnPath
     teacher: Teacher
     error: float
+    guided: bool
 
 
 def _teach(model: Metered, targets: Targets, teacher: Teacher | None, most: int, coordinate: str) -> _Taught:
@@ -153,7 +155,8 @@ def _teach(model: Metered, targets: Targets, teacher: Teacher | None, most: int,
     targets = replace(targets, ends=ends)
     path = OnPath(targets, few, recorder.path(ends[few], coordinate == "flow"))
     error = path.errors(teacher.halved().tableau(coarse, low)).mean()
-    return _Taught(targets, path, teacher, math.sqrt(error * path.targets.ends.shape[1] / targets.noise[0].numel()))
+    error = math.sqrt(error * path.targets.ends.shape[1] / targets.noise[0].numel())
+    return _Taught(targets, path, teacher, error, guided)
 
 
 class _Student:
@@ -223,7 +226,7 @@ class _Student:
         drafts: list[GaussNewton] = []
         try:
             for start in starts[: self.freedom.starts]:
-                drafts.append(GaussNewton(self.model, self.targets, start, self.freedom, self.taught.path.guided))
+                drafts.append(GaussNewton(self.model, self.targets, start, self.freedom, self.taught.guided))
                 self._round(drafts[-1], samples)
                 if self.freedom.sparing and _best(drafts).gain > _DRAFT_GAINS:
                     break

@@ -1,10 +1,9 @@
 """The teacher's way through the noise levels, and a model of the model beside it that costs no evaluation.
 
-Between the levels that the teacher visited, its path x*(σ), its outputs D*(σ) and, under guidance, G*(σ) are interpolated in
-ln σ (cubic Hermite: dx/d ln σ = x - D is the ODE itself; the slopes of D and G are those of parabolas through three levels).
-Beside the path
+Between the levels that the teacher visited, its path x*(σ) and its outputs D*(σ) are interpolated in ln σ (cubic Hermite:
+dx/d ln σ = x - D is the ODE itself; the slopes of D are those of parabolas through three levels). Beside the path
 
-    D(y, σ) ≈ D*(σ) + J(σ) (y - x*(σ))     with     J(σ) = c / (c + σ²),     and G(y, σ) ≈ G*(σ)
+    D(y, σ) ≈ D*(σ) + J(σ) (y - x*(σ))     with     J(σ) = c / (c + σ²)
 
 J is the exact derivative for data of variance c that are normal and white. Real data are neither, so what this says of a solver
 is not its error; it tells which of a hundred are worth running.
@@ -32,7 +31,6 @@ class TeacherPath:
         levels: noise levels at which the model was evaluated, descending, (K,).
         points: x* there, (N, K, m).
         denoised: D* there, (N, K, m).
-        guidance: G* there, (N, K, m); None for a model without that channel.
         ends: where the teacher ends, (N, m).
         flow: whether x = (1 - σ) x0 + σ n (flow matching) rather than x = x0 + σ n.
         seen: of real calls beside the path ln σ, how far the output followed the point, and how far that was away, squared.
@@ -41,7 +39,6 @@ class TeacherPath:
     levels: Array
     points: Tensor
     denoised: Tensor
-    guidance: Tensor | None
     ends: Tensor
     flow: bool
     seen: tuple[Array, Array, Array] = (np.zeros(0), np.zeros(0), np.zeros(0))
@@ -50,23 +47,20 @@ class TeacherPath:
         """The same with J(σ) as real calls beside the path show it: of batches of its samples with these indices (B,)."""
         found = []
         for few, calls in batches:
-            for level, (y, denoised, *_) in calls.items():
+            for level, (y, denoised) in calls.items():
                 away = (y - self._between(self.points, self.points - self.denoised, level, few)).double()
                 answer = (denoised - self._between(self.denoised, self._slopes, level, few)).double()
                 found.append((level, float((away * answer).sum()), float(away.square().sum())))
         levels, answers, squares = (np.array(each) for each in zip(*found, strict=True))
         return replace(self, seen=(np.log(levels), answers, squares))
 
-    def model(self, y: Tensor, sigma: Tensor, samples: Tensor | None = None) -> Tensor | Guided:
+    def model(self, y: Tensor, sigma: Tensor, samples: Tensor | None = None) -> Tensor:
         """The model beside the path: a denoiser for y (B, m), of all samples or of those with these indices (B,)."""
         level = float(sigma[0])
         every = slice(None) if samples is None else samples
         denoised = self._between(self.denoised, self._slopes, level, every)
         x = self._between(self.points, self.points - self.denoised, level, every)
-        denoised.add_(y - x, alpha=self.response(level))
-        if self.guidance is None:
-            return denoised
-        return Guided(denoised, self._between(self.guidance, self._guidance_slopes, level, every))
+        return denoised.add_(y - x, alpha=self.response(level))
 
     def response(self, sigma: float) -> float:
         """J(σ). With flow matching x = (1 - σ) (x0 + n σ / (1 - σ)): there it is that of the noise level σ / (1 - σ), divided
@@ -102,11 +96,6 @@ class TeacherPath:
     def _slopes(self) -> Tensor:
         return _parabolas(self.denoised, self._logs)
 
-    @cached_property
-    def _guidance_slopes(self) -> Tensor:
-        assert self.guidance is not None
-        return _parabolas(self.guidance, self._logs)
-
 
 def _parabolas(values: Tensor, logs: Array) -> Tensor:
     """Slopes of values (N, K, m) over K points (K,), from parabolas through three of them."""
@@ -120,7 +109,7 @@ def _parabolas(values: Tensor, logs: Array) -> Tensor:
     return torch.cat([first, inner, last], dim=1)
 
 
-Calls = dict[float, tuple[Tensor, ...]]  # of each noise level what the model got and gave
+Calls = dict[float, tuple[Tensor, Tensor]]  # of each noise level what the model got and gave
 
 
 class Recorder:
@@ -140,8 +129,8 @@ class Recorder:
 
         def denoise(y: Tensor, sigma: Tensor) -> Tensor | Guided:
             output = denoiser(y, sigma)
-            outputs = output if isinstance(output, Guided) else (output,)
-            calls[float(sigma[0])] = tuple(self.keep(part) for part in (y, *outputs))
+            denoised = output.denoised if isinstance(output, Guided) else output
+            calls[float(sigma[0])] = self.keep(y), self.keep(denoised)
             return output
 
         return denoise
@@ -150,5 +139,5 @@ class Recorder:
         """The path of all samples, given where they ended (N, …)."""
         levels = sorted(self.batches[0][1], reverse=True)
         joined = [[torch.cat(parts) for parts in zip(*(calls[s] for _, calls in self.batches), strict=True)] for s in levels]
-        points, denoised, *guidance = (torch.stack(parts, dim=1) for parts in zip(*joined, strict=True))
-        return TeacherPath(np.array(levels), points, denoised, guidance[0] if guidance else None, self.keep(ends), flow)
+        points, denoised = (torch.stack(parts, dim=1) for parts in zip(*joined, strict=True))
+        return TeacherPath(np.array(levels), points, denoised, self.keep(ends), flow)
