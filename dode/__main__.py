@@ -10,7 +10,7 @@ from dode import __version__
 from dode.errors import DodeError
 from dode.methods import METHODS
 from dode.schedules import SCHEDULES
-from dode.tableau import PREDICTIONS
+from dode.tableau import DIRECTIONS
 
 _MODEL_HELP = (
     "'embedded' (the small model that comes with the package) or package.module:function, a function without arguments that "
@@ -114,8 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     distill.add_argument(
         "--directions",
-        choices=PREDICTIONS,
-        help="difference denoised (data) or noise outputs; mode paper; default: the paper's",
+        choices=DIRECTIONS,
+        help="difference denoised (data) or noise outputs, or the slopes of successive steps; mode paper; default: the paper's",
     )
     distill.add_argument(
         "--samples",

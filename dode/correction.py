@@ -6,8 +6,12 @@ evaluation to the next and keeps the row's sum, so the solver stays consistent a
     y += Σ_k λ_k · h · (e_{m-k} - e_{m-k-1})        k = 0 … taps-1
 
 with e the denoised ("data") or noise ("noise") outputs, e_m the newest, and h the row's increment (1 - σ_row/σ_base, or
-σ_row - σ_base). Because of h, λ has no unit: it does not change with the scale of σ, and λ = 1/2 turns Euler on a uniform
-grid into the two-step Adams-Bashforth method. The official code adds λ · (e_m - e_{m-1}) without h; its λ is ours times h.
+σ_row - σ_base). For solvers that combine several outputs, iPNDM and DEIS, the paper takes for e_m the combination that the row
+itself uses, Σ w_j ε_j / Σ w_j, and for e_{m-1} that of the row before ("slopes"). Such a difference moves weight between outputs
+like the others, and where each row uses one output it is the same as "noise".
+
+Because of h, λ has no unit: it does not change with the scale of σ, and λ = 1/2 turns Euler on a uniform grid into the two-step
+Adams-Bashforth method. The official code adds λ · (e_m - e_{m-1}) without h; its λ is ours times h.
 In the stages of DPM-Solver-3 the paper's λ stands inside the bracket that the solver multiplies by another number than h; the
 direction is the same one.
 
@@ -27,38 +31,80 @@ import numpy as np
 
 from dode.errors import ParameterError
 from dode.methods import build_tableau, get_method
-from dode.tableau import PREDICTIONS, Array, Converter, Prediction, Row, Tableau, check_sigmas, increment
+from dode.tableau import DIRECTIONS, Array, Converter, Directions, Prediction, Row, Tableau, Weights, check_sigmas, increment
 
 MAX_TAPS = 16
 MAX_TOLD_RATIO = 4.0
 SIGMA_TOLERANCE = 1e-4  # relative; float32 schedules differ from float64 ones by about 1e-6
 
 
-def edit_row(row: Row, sigma_base: float, prediction: Prediction, evaluations: int, values: Sequence[float] | Array) -> Row:
-    """Add the corrections of one row; ``values`` (taps,) beyond the evaluations at hand are not used."""
-    h = increment(prediction, sigma_base, row.sigma)
-    weights = dict(row.weights)
-    for k, value in enumerate(values[: max(evaluations - 1, 0)]):
-        if value:
-            newest = evaluations - 1 - k
-            weights[newest] = weights.get(newest, 0.0) + float(value) * h
-            weights[newest - 1] = weights.get(newest - 1, 0.0) - float(value) * h
-    return replace(row, weights=tuple(sorted(weights.items())))
+def form_of(directions: Directions) -> Prediction:
+    """The form of the table in which these differences are weights."""
+    return "data" if directions == "data" else "noise"
 
 
-def add_guidance(row: Row, sigma_base: float, evaluations: int, values: Sequence[float] | Array) -> Row:
-    """Add a row's weights of the guidance directions; ``values`` (taps,) newest first, beyond those at hand not used."""
-    h = increment("data", sigma_base, row.sigma)
-    weights = dict(row.guidance)
-    for k, value in enumerate(values[:evaluations]):
-        if value:
-            weights[evaluations - 1 - k] = weights.get(evaluations - 1 - k, 0.0) + float(value) * h
-    return replace(row, guidance=tuple(sorted(weights.items())))
+class RowEditor:
+    """Takes a solver's rows in order and adds corrections to them.
+
+    Example:
+        >>> editor = RowEditor(build_tableau("euler", [10.0, 1.0, 0.1]), "data")
+        >>> for base_row in editor.base.rows:
+        ...     row, h, differences = editor.begin(base_row)
+        ...     row = editor.take(row, [0.1])
+        >>> distilled = editor.tableau()
+    """
+
+    def __init__(self, base: Tableau, directions: Directions):
+        self.base, self._directions = base, directions
+        self._form: Prediction = form_of(directions)
+        self._converter = Converter(base, self._form)
+        self._slopes: list[dict[int, float]] = []
+        self._h, self._differences = 0.0, list[Weights]()
+
+    def begin(self, base_row: Row) -> tuple[Row, float, list[Weights]]:
+        """What the base solver does from here: its row, the increment h, and the differences that a correction may add, newest
+        first, as weights of the outputs that sum to 0."""
+        row, evaluations = self._converter.convert(base_row), self._converter.evaluations
+        self._h = increment(self._form, self._converter.sigma, row.sigma)
+        if self._directions == "slopes":
+            total = sum(weight for _, weight in row.weights)
+            self._slopes.append({index: weight / total for index, weight in row.weights} if total else {})
+            self._differences = [
+                _difference(self._slopes[-1 - k], self._slopes[-2 - k]) for k in range(min(evaluations, len(self._slopes)) - 1)
+            ]
+        else:
+            self._differences = [((m - 1, -1.0), (m, 1.0)) for m in range(evaluations - 1, 0, -1)]
+        return row, self._h, self._differences
+
+    def take(self, row: Row, values: Sequence[float] | Array, guidance: Sequence[float] | Array = ()) -> Row:
+        """Add the corrections of the row just begun, ``values`` (taps,) and ``guidance`` (taps,), newest first; what is beyond
+        those at hand is not used. Returns the row as it is taken."""
+        weights, added = dict(row.weights), dict(row.guidance)
+        for value, difference in zip(values, self._differences, strict=False):
+            for index, weight in difference if value else ():
+                weights[index] = weights.get(index, 0.0) + float(value) * self._h * weight
+        h = increment("data", self._converter.sigma, row.sigma)
+        newest = self._converter.evaluations - 1
+        for k, value in enumerate(guidance[: newest + 1]):
+            if value:
+                added[newest - k] = added.get(newest - k, 0.0) + float(value) * h
+        row = replace(row, weights=tuple(sorted(weights.items())), guidance=tuple(sorted(added.items())))
+        self._converter.append(row)
+        return row
+
+    def tableau(self, model_sigmas: tuple[float, ...] | None = None) -> Tableau:
+        """The rows taken so far as a solver; ``model_sigmas`` as in ``Tableau``."""
+        return self._converter.tableau(model_sigmas)
+
+
+def _difference(one: dict[int, float], other: dict[int, float]) -> Weights:
+    found = {index: one.get(index, 0.0) - other.get(index, 0.0) for index in sorted({*one, *other})}
+    return tuple((index, weight) for index, weight in found.items() if weight)
 
 
 def correct(
     base: Tableau,
-    directions: Prediction,
+    directions: Directions,
     values: Array,
     strength: float = 1.0,
     guidance: Array | None = None,
@@ -73,11 +119,11 @@ def correct(
         told = tuple(s * (t / s) ** strength for s, t in zip(base.evaluation_sigmas, model_sigmas, strict=True))
     if not values.any() and not added.any() and told is None:
         return base
-    converter = Converter(base, directions)
-    for row, row_values, row_added in zip(base.rows, values, added, strict=True):
-        edited = edit_row(converter.convert(row), converter.sigma, directions, converter.evaluations, row_values)
-        converter.append(add_guidance(edited, converter.sigma, converter.evaluations, row_added))
-    return converter.tableau(told)
+    editor = RowEditor(base, directions)
+    for base_row, row_values, row_added in zip(base.rows, values, added, strict=True):
+        row, _, _ = editor.begin(base_row)
+        editor.take(row, row_values, row_added)
+    return editor.tableau(told)
 
 
 def available_taps(tableau: Tableau) -> Array:
@@ -92,7 +138,8 @@ class Parameters:
 
     Attributes:
         method, order: the base solver, as in ``build_tableau``.
-        directions: whether successive denoised ("data") or noise ("noise") outputs are differenced.
+        directions: whether successive denoised ("data") or noise ("noise") outputs are differenced, or the combinations of
+            noise outputs that successive rows use ("slopes").
         sigmas: the grid (n+1,) the corrections were fitted on, descending, last may be 0.
         values: λ, float64 (rows of the solver's table, taps); zero where a row has no such difference yet.
         coordinate: the half log-SNR of the model's schedule, as in ``build_tableau``.
@@ -105,7 +152,7 @@ class Parameters:
 
     method: str
     order: int
-    directions: Prediction
+    directions: Directions
     sigmas: tuple[float, ...]
     values: Array
     coordinate: str = "log_sigma"
@@ -113,8 +160,8 @@ class Parameters:
     model_sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.directions not in PREDICTIONS:
-            raise ParameterError(f"directions must be 'data' or 'noise', got {self.directions!r}.")
+        if self.directions not in DIRECTIONS:
+            raise ParameterError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}.")
         object.__setattr__(self, "method", get_method(self.method).name)
         object.__setattr__(self, "sigmas", tuple(check_sigmas(self.sigmas).tolist()))
         values = np.array(self.values, dtype=np.float64)

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode.correction import MAX_TAPS, Parameters, correct, edit_row
+from dode.correction import MAX_TAPS, Parameters, RowEditor, correct, form_of
 from dode.errors import FitError, NotFiniteError
 from dode.fit.held_out import check_split, split, squares
 from dode.least_squares import solve_normal_equations
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method
 from dode.sampling import Denoiser, Walk
-from dode.tableau import PREDICTIONS, Array, Converter, Prediction, Row, Tableau, check_sigmas, increment
+from dode.tableau import DIRECTIONS, Array, Directions, Row, Tableau, Weights, check_sigmas
 from dode.teacher import Teacher, trajectory
 
 STAGES = ("teacher", "student", "fit", "check")
@@ -111,7 +111,7 @@ def distill(
     method: str = "euler",
     order: int | None = None,
     coordinate: str = "log_sigma",
-    directions: Prediction | None = None,
+    directions: Directions | None = None,
     taps: int = 1,
     ridge: float = 0.0,
     teacher: Teacher | None = None,
@@ -132,7 +132,8 @@ def distill(
         x: noisy start (N, …) at sigmas[0], as for ``sample``; N from 2. Trajectories live where x lives: best in CPU memory.
         sigmas: the student's grid (n+1,), descending, last may be 0.
         method, order, coordinate: the base solver, as in ``build_tableau``.
-        directions: difference denoised ("data") or noise ("noise") outputs; the paper's choice for the solver by default.
+        directions: difference denoised ("data") or noise ("noise") outputs, or the combinations that successive rows make of
+            the latter ("slopes"); the paper's choice for the solver by default.
         taps: how many successive differences each row may use; 1 is the paper's.
         ridge: shrinks towards the base solver; 0 is the paper's plain least squares.
         teacher: by default the paper's for the solver, with 10 substeps.
@@ -156,10 +157,10 @@ def distill(
         FitError, GridError, MethodError: unusable settings. ModelError: the model returned NaN or a wrong shape.
     """
     entry = get_method(method)
-    form: Prediction = directions or entry.directions
+    kind: Directions = directions or entry.directions
     base = build_tableau(method, sigmas, order, coordinate)
     teacher = teacher or _default_teacher(method, order, coordinate)
-    _check_settings(x, form, taps, ridge, held_out, micro_batch)
+    _check_settings(x, kind, taps, ridge, held_out, micro_batch)
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
     held, batches = split(len(x), held_out, micro_batch, seed, groups)
 
@@ -175,11 +176,11 @@ def distill(
 
         model.enter("student", base.evaluations * len(x))
         try:
-            values, kept = _fit_rows(model, x, base, form, taps, ridge, target_at, batches, held, guard)
+            values, kept = _fit_rows(model, x, base, kind, taps, ridge, target_at, batches, held, guard)
         except NotFiniteError:  # if the base solver leads there too, its check says so
             values, kept = np.zeros((len(base.rows), taps)), [0.0] * len(base.rows)
         chosen = order if order is not None else entry.default_order
-        parameters = Parameters(method, chosen, form, tuple(check_sigmas(sigmas).tolist()), values, coordinate)
+        parameters = Parameters(method, chosen, kind, tuple(check_sigmas(sigmas).tolist()), values, coordinate)
         check = _check(model, x, parameters, teacher, levels, target_at, held, micro_batch, guard, sigma_min)
 
     report = Report(
@@ -229,11 +230,11 @@ def _default_teacher(method: str, order: int | None, coordinate: str) -> Teacher
     return Teacher(entry.teacher, order if entry.teacher == entry.name else None, coordinate=coordinate)
 
 
-def _check_settings(x: Tensor, form: str, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
+def _check_settings(x: Tensor, directions: str, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
         raise FitError("x must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
-    if form not in PREDICTIONS:
-        raise FitError(f"directions must be 'data' or 'noise', got {form!r}.")
+    if directions not in DIRECTIONS:
+        raise FitError(f"directions must be one of {', '.join(DIRECTIONS)}, got {directions!r}.")
     if not 1 <= taps <= MAX_TAPS:
         raise FitError(f"taps must be 1 to {MAX_TAPS}, got {taps}.")
     if not (np.isfinite(ridge) and ridge >= 0):
@@ -250,7 +251,7 @@ def _fit_rows(
     model: Metered,
     x: Tensor,
     base: Tableau,
-    form: Prediction,
+    directions: Directions,
     taps: int,
     ridge: float,
     target_at: dict[float, Tensor],
@@ -259,15 +260,17 @@ def _fit_rows(
     guard: bool,
 ) -> tuple[Array, list[float]]:
     """The lock-step pass: parameters (rows, taps), and the part of each row's correction that the guard kept."""
-    walks = [Walk(x[batch], base.sigma, form) for batch in batches]
+    walks = [Walk(x[batch], base.sigma, form_of(directions)) for batch in batches]
     _evaluate(model, walks, batches, [walk.base for walk in walks], base.sigma)
-    converter = Converter(base, form)
+    editor = RowEditor(base, directions)
     values, kept = np.zeros((len(base.rows), taps)), []
     for number, base_row in enumerate(base.rows):
-        row = converter.convert(base_row)
-        usable = min(taps, converter.evaluations - 1)
-        h = increment(form, converter.sigma, row.sigma)
-        grams = [_gram(walk, row, target_at[row.sigma][batch], h, usable) for walk, batch in zip(walks, batches, strict=True)]
+        row, h, differences = editor.begin(base_row)
+        differences = differences[:taps]
+        usable = len(differences)
+        grams = [
+            _gram(walk, row, target_at[row.sigma][batch], h, differences) for walk, batch in zip(walks, batches, strict=True)
+        ]
         gram = np.concatenate(grams)
         values[number, :usable], part = _solve(gram, ridge, held, guard)
         kept.append(part)
@@ -277,8 +280,7 @@ def _fit_rows(
         model.measured("student", number + 1, _rms(gram[held][:, -1, -1], elements), _rms(after, elements))
         if model.progress is not None:
             model.progress("fit", number + 1, len(base.rows))
-        row = edit_row(row, converter.sigma, form, converter.evaluations, values[number])
-        converter.append(row)
+        row = editor.take(row, values[number])
         results = [walk.combine(row) for walk in walks]
         if row.evaluate:
             _evaluate(model, walks, batches, results, row.sigma)
@@ -293,12 +295,12 @@ def _evaluate(model: Metered, walks: list[Walk], batches: list[Tensor], points: 
         walk.record(y, sigma, model.on(batch)(y, y.new_full((len(y),), sigma)))
 
 
-def _gram(walk: Walk, row: Row, target: Tensor, h: float, usable: int) -> Array:
-    """Per sample, inner products of the row's directions and, last, its residual to the target: float64 (B, k+1, k+1)."""
-    newest = walk.evaluations - 1
-    vectors = [h * (walk.outputs[newest - k].double() - walk.outputs[newest - k - 1].double()) for k in range(usable)]
+def _gram(walk: Walk, row: Row, target: Tensor, h: float, differences: list[Weights]) -> Array:
+    """Per sample, inner products of h times the differences and, last, the row's residual to the target: float64
+    (B, k+1, k+1)."""
+    vectors = [sum((h * w * walk.outputs[index].double() for index, w in each), target.new_zeros(())) for each in differences]
     vectors.append(target.double() - walk.combine(row).double())
-    stacked = torch.stack([v.flatten(1) for v in vectors], dim=1)
+    stacked = torch.stack([vector.expand(target.shape).flatten(1) for vector in vectors], dim=1).double()
     return (stacked @ stacked.mT).cpu().numpy()
 
 

@@ -46,7 +46,7 @@ def describe(entry: Entry) -> str:
     p, m, r = entry.parameters, entry.model, entry.report
     kinds = [part for part in (m.family, m.prediction, f"{m.channels} channels" if m.channels else "") if part]
     lines = [
-        f"D-{p.method} (order {p.order}), {entry.evaluations} evaluations, {p.directions} prediction, {p.coordinate}",
+        f"D-{p.method} (order {p.order}), {entry.evaluations} evaluations, {p.directions} differences, {p.coordinate}",
         f"  model     {m.name or 'unknown'} ({', '.join(kinds) or 'nothing known'})",
         f"  guidance  {'unknown' if entry.guidance is None else format(entry.guidance, 'g')}",
         f"  sigmas    {' '.join(f'{s:.4g}' for s in p.sigmas)}",

@@ -26,6 +26,8 @@ from dode.errors import GridError, TableauError
 
 Prediction = Literal["data", "noise"]
 PREDICTIONS: tuple[Prediction, ...] = ("data", "noise")
+Directions = Literal["data", "noise", "slopes"]  # what successive differences are of: see dode.correction
+DIRECTIONS: tuple[Directions, ...] = (*PREDICTIONS, "slopes")
 Array = NDArray[np.float64]
 Weights = tuple[tuple[int, float], ...]
 

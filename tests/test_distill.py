@@ -131,7 +131,7 @@ def test_a_teacher_equal_to_the_student_leaves_nothing_to_correct(method: str) -
     assert np.abs(found.parameters.values).max() < 1e-9
 
 
-@pytest.mark.parametrize("directions", ["data", "noise"])
+@pytest.mark.parametrize("directions", ["data", "noise", "slopes"])
 @pytest.mark.parametrize("taps", [1, 2])
 @pytest.mark.parametrize("method", ["euler", "dpmpp_2m", "ipndm"])
 def test_known_parameters_are_recovered(method: str, taps: int, directions: Any) -> None:

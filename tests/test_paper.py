@@ -1,8 +1,9 @@
 """The paper's D-ODE solvers, written from its formulas without tables: the same λ and the same trajectories as ours.
 
 In the paper's own coordinates: the variance-preserving state is α·x0 + s·n with α = 1/√(1+σ²) and s = σ·α, and ε is the noise
-that the model finds in it. ``d`` is the difference of the newest output and the one before. Each formula is a function from λ
-to a point, affine in λ, so a least-squares λ needs it at 0 and at 1 only. Teachers take 10 steps to each of the student's.
+that the model finds in it. ``d`` is the difference of the newest output and the one before; for iPNDM and DEIS, of the
+combination of outputs that the step uses and that of the step before. Each formula is a function from λ to a point, affine in
+λ, so a least-squares λ needs it at 0 and at 1 only. Teachers take 10 steps to each of the student's.
 """
 
 from collections.abc import Callable
@@ -119,11 +120,12 @@ def ipndm(z: Tensor) -> list[Any]:
         history.append(epsilon(y, start))
         y = transfer(y, combined(history), start, end)
         targets[end] = y
-    fit, history = Fit(targets), []
+    fit, history, before = Fit(targets), [], None
     for start, end in pairwise(GRID):
         history.append(epsilon(z, start))
-        e, d = combined(history), history[-1] - history[max(len(history) - 2, 0)]
-        z = fit(end, lambda v, z=z, e=e, d=d, s=start, t=end: transfer(z, e + v * d, s, t), end - start)
+        e = combined(history)
+        d = 0 * e if before is None else e - before
+        z, before = fit(end, lambda v, z=z, e=e, d=d, s=start, t=end: transfer(z, e + v * d, s, t), end - start), e
     return [*fit.lambdas, z]
 
 
@@ -134,11 +136,11 @@ def vp_time(sigma: float) -> float:
 
 
 def deis(order: int) -> Callable[[Tensor], list[Any]]:
-    def step(z: Tensor, history: list[Tensor], levels: list[float], i: int) -> Tensor:
-        """α'/α·z + Σ C_ij ε_j, the weights C by adaptive quadrature of the polynomials in t."""
+    def step(z: Tensor, history: list[Tensor], levels: list[float], i: int) -> tuple[Tensor, Tensor]:
+        """α'/α·z + Σ C_ij ε_j, the weights C by adaptive quadrature of the polynomials in t; and Σ C_ij ε_j / Σ C_ij."""
         start, end, k = levels[i], levels[i + 1], min(order, i + 1)
         times = [vp_time(levels[i - j]) for j in range(k)]
-        result = alpha(end) / alpha(start) * z
+        combined, total = 0 * z, 0.0
         for j in range(k):
 
             def basis(log_sigma: float, j: int = j, times: list[float] = times) -> float:
@@ -146,21 +148,22 @@ def deis(order: int) -> Callable[[Tensor], list[Any]]:
                 return sigma * float(np.prod([(t - u) / (times[j] - u) for m, u in enumerate(times) if m != j]))
 
             weight = quad(basis, log(start), log(end), epsabs=1e-14, epsrel=1e-13)[0]
-            result = result + alpha(end) * weight * history[-1 - j]
-        return result
+            combined, total = combined + weight * history[-1 - j], total + weight
+        return alpha(end) / alpha(start) * z + alpha(end) * combined, combined / total
 
     def run(z: Tensor) -> list[Any]:
         targets, fine, y, history = {}, subdivided(GRID), z, []
         for i, end in enumerate(fine[1:]):
             history.append(epsilon(y, fine[i]))
-            y = step(y, history, fine, i)
+            y, _ = step(y, history, fine, i)
             targets[end] = y
-        fit, history = Fit(targets), []
+        fit, history, before = Fit(targets), [], None
         for i, end in enumerate(GRID[1:]):
             history.append(epsilon(z, GRID[i]))
-            base, d = step(z, history, GRID, i), history[-1] - history[max(i - 1, 0)]
+            base, combined = step(z, history, GRID, i)
+            d = 0 * combined if before is None else combined - before
             # The paper adds λ·d to the state itself.
-            z = fit(end, lambda v, base=base, d=d: base + v * d, 1 / alpha(end))
+            z, before = fit(end, lambda v, base=base, d=d: base + v * d, 1 / alpha(end)), combined
         return [*fit.lambdas, z]
 
     return run

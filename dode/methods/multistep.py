@@ -17,7 +17,7 @@ _ADAMS_BASHFORTH = {
 @register(
     "ipndm",
     convergence={1: 1, 2: 2, 3: 2, 4: 2},
-    directions="noise",
+    directions="slopes",
     source="iPNDM (Zhang and Chen 2023, after Liu et al. 2022); ComfyUI's sample_ipndm. Adams-Bashforth weights of a "
     "uniform grid on any grid, so no more than second order; the first steps are of order 1 to 3, the one to σ = 0 is Euler's.",
     stock=(comfyui("sample_ipndm", options=lambda order: {"max_order": order}, orders=(2, 3, 4)),),
@@ -94,7 +94,7 @@ def _vp_time(sigmas: Array) -> Array:
     "deis",
     convergence={1: 1, 2: 2, 3: 2, 4: 2},
     default_order=3,
-    directions="noise",
+    directions="slopes",
     source="DEIS-tAB (Zhang and Chen 2023): polynomials in the time of a variance-preserving schedule; ComfyUI's sample_deis. "
     "Stock integrates by a sum over 10 000 points, which is off by about 1e-4 of each weight; here the integrals are exact, "
     "so that weights sum as they should. The first steps are of lower order, the one to σ = 0 is Euler's.",

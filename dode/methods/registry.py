@@ -7,7 +7,7 @@ from typing import Any
 from dode.coordinate import COORDINATES
 from dode.errors import MethodError
 from dode.methods.refused import refusal
-from dode.tableau import Array, Prediction, Tableau, check_sigmas
+from dode.tableau import Array, Directions, Tableau, check_sigmas
 
 Builder = Callable[..., Tableau]
 
@@ -56,7 +56,8 @@ class Method:
         convergence: for each order the method offers, the order of convergence observed on a smooth grid (start-up steps
             of lower order included).
         default_order: the order used when none is asked for.
-        directions: the paper's form of D-ODE for it: differences of denoised ("data") or of noise ("noise") outputs.
+        directions: the paper's form of D-ODE for it: differences of denoised ("data") or noise ("noise") outputs, or of the
+            combinations that successive rows make of the latter ("slopes").
         teacher: the paper's teacher for it, the name of a method; where the paper has none, the method itself.
         source: paper, and the stock function whose behaviour it reproduces, with every deviation.
         stock: those functions, for the tests.
@@ -67,7 +68,7 @@ class Method:
     build: Builder
     convergence: dict[int, int]
     default_order: int
-    directions: Prediction
+    directions: Directions
     teacher: str
     source: str
     stock: tuple[Stock, ...] = ()
@@ -84,7 +85,7 @@ def register(
     convergence: dict[int, int],
     source: str,
     default_order: int | None = None,
-    directions: Prediction = "data",
+    directions: Directions = "data",
     teacher: str | None = None,
     stock: tuple[Stock, ...] = (),
     aliases: tuple[str, ...] = (),
