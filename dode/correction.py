@@ -7,8 +7,8 @@ evaluation to the next and keeps the row's sum, so the solver stays consistent a
 
 with e the denoised ("data") or noise ("noise") outputs, e_m the newest, and h the row's increment (1 - σ_row/σ_base, or
 σ_row - σ_base). For solvers that combine several outputs, iPNDM and DEIS, the paper takes for e_m the combination that the row
-itself uses, Σ w_j ε_j / Σ w_j, and for e_{m-1} that of the row before ("slopes"). Such a difference moves weight between outputs
-like the others, and where each row uses one output it is the same as "noise".
+itself uses, Σ w_j ε_j / Σ w_j, and for e_{m-1} that of the row before ("slopes"). Such a difference moves weight between
+outputs like the others, and where each row uses one output it is the same as "noise".
 
 Because of h, λ has no unit: it does not change with the scale of σ, and λ = 1/2 turns Euler on a uniform grid into the two-step
 Adams-Bashforth method. The official code adds λ · (e_m - e_{m-1}) without h; its λ is ours times h.

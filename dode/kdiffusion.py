@@ -27,8 +27,15 @@ NAMES = {
     "sample_lms": "lms_k_diffusion",
     "sample_dpm_fast": "dpm_fast",
     "sample_dpmpp_2m": "dpmpp_2m",
+    "sample_dpmpp_2s_ancestral": "dpmpp_2s",
+    "sample_dpmpp_sde": "dpmpp_2s",
+    "sample_dpmpp_2m_sde": "dpmpp_2m",
+    "sample_dpmpp_3m_sde": "dpmpp_3m",
 }
-"""k-diffusion's deterministic samplers on a fixed grid, and the solvers that reproduce them."""
+"""k-diffusion's samplers on a fixed grid that are deterministic, if only with eta = 0, and the solvers that reproduce them."""
+NOISY = ("sample_dpmpp_2s_ancestral", "sample_dpmpp_sde", "sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde")
+"""Those of them that add noise unless they are called with eta = 0."""
+_TYPES = {"midpoint": "dpmpp_2m", "heun": "dpmpp_2m_heun"}  # of sample_dpmpp_2m_sde
 
 
 class KDiffusionModel:
@@ -134,17 +141,23 @@ def drop_in(name: str, parameters: Parameters | None = None) -> Sampler:
 
     Returns:
         ``f(model, x, sigmas, extra_args=None, callback=None, disable=None, …)``; for sample_dpm_fast, sigma_min, sigma_max
-        and n stand in place of sigmas. Options that would add noise must be off.
+        and n stand in place of sigmas. Options that would add noise must be off, and where they are on by default, eta must be
+        given as 0.
 
     Raises:
-        MethodError: no such sampler, or, when called, an option that would add noise. ParameterError: parameters of another
-        solver.
+        MethodError: no such sampler, or, when called, an option that would add noise or that there is not. ParameterError:
+        parameters of another solver, or, when called, an option that is not theirs.
+
+    Example:
+        >>> sampler = drop_in("sample_dpmpp_2m_sde")
+        >>> x0 = sampler(model, x, sigmas, eta=0)
     """
     if name not in NAMES:
         raise MethodError(f"{name!r} is no deterministic sampler of k-diffusion. Choose one of: {', '.join(NAMES)}.")
-    method = NAMES[name]
-    if parameters is not None and parameters.method != method:
-        raise ParameterError(f"{name} needs parameters of {method!r}, got some of {parameters.method!r}.")
+    methods = tuple(_TYPES.values()) if name == "sample_dpmpp_2m_sde" else (NAMES[name],)
+    if parameters is not None and parameters.method not in methods:
+        wanted = " or ".join(repr(method) for method in methods)
+        raise ParameterError(f"{name} needs parameters of {wanted}, got some of {parameters.method!r}.")
 
     def on_grid(
         model: Callable[..., Tensor],
@@ -153,11 +166,18 @@ def drop_in(name: str, parameters: Parameters | None = None) -> Sampler:
         extra_args: Mapping[str, Any] | None = None,
         callback: Callable[[dict[str, Any]], None] | None = None,
         disable: bool | None = None,
-        order: int | None = None,
-        **noise: Any,
+        **options: Any,
     ) -> Tensor:
-        _no_noise(name, noise)
-        sampler = make_sampler(method if parameters is None else parameters, order=order)
+        _no_noise(name, options)
+        method, order = _chosen(name, options)
+        if parameters is None:
+            sampler = make_sampler(method or NAMES[name], order=order)
+        else:
+            if order not in (None, parameters.order):
+                raise ParameterError(f"These parameters are of order {parameters.order}, not {order}. Leave order out.")
+            if method not in (None, parameters.method):
+                raise ParameterError(f"These parameters are of {parameters.method!r}, not {method!r}. Leave solver_type out.")
+            sampler = make_sampler(parameters)
         return sampler(model, x, sigmas, extra_args, callback, disable)
 
     def fast(
@@ -175,18 +195,32 @@ def drop_in(name: str, parameters: Parameters | None = None) -> Sampler:
                 )
         return on_grid(model, x, torch.from_numpy(grid), *args, **options)
 
-    sampler = fast if method == "dpm_fast" else on_grid
+    sampler = fast if name == "sample_dpm_fast" else on_grid
     sampler.__name__ = name if parameters is None else f"{name}_distilled"
     return sampler
 
 
 def _no_noise(name: str, options: Mapping[str, Any]) -> None:
-    unknown = set(options) - {"s_churn", "s_tmin", "s_tmax", "s_noise", "eta", "noise_sampler"}
-    if unknown:
-        raise MethodError(f"{name} has no option {sorted(unknown)[0]!r}.")
     for option in ("s_churn", "eta"):
         if options.get(option):
             raise MethodError(f"{name} with {option} = {options[option]} adds noise; a D-ODE sampler is for {option} = 0.")
+    if name in NOISY and "eta" not in options:
+        raise MethodError(f"{name} adds noise unless eta is 0, and a D-ODE sampler adds none. Call it with eta=0.")
+
+
+def _chosen(name: str, options: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """The solver and the order that the options ask for; None where they do not say."""
+    known = {"s_churn", "s_tmin", "s_tmax", "s_noise", "eta", "noise_sampler"}
+    known |= {"sample_lms": {"order"}, "sample_dpmpp_sde": {"r"}, "sample_dpmpp_2m_sde": {"solver_type"}}.get(name, set())
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise MethodError(f"{name} has no option {unknown[0]!r}.")
+    if options.get("r", 0.5) != 0.5:
+        raise MethodError(f"{name} is there with r = 1/2 alone, got {options['r']}.")
+    kind = options.get("solver_type")
+    if kind is not None and kind not in _TYPES:
+        raise MethodError(f"solver_type must be one of {', '.join(_TYPES)}, got {kind!r}.")
+    return (_TYPES[kind] if kind is not None else None), options.get("order")
 
 
 sample_euler = drop_in("sample_euler")
@@ -195,3 +229,7 @@ sample_dpm_2 = drop_in("sample_dpm_2")
 sample_lms = drop_in("sample_lms")
 sample_dpm_fast = drop_in("sample_dpm_fast")
 sample_dpmpp_2m = drop_in("sample_dpmpp_2m")
+sample_dpmpp_2s_ancestral = drop_in("sample_dpmpp_2s_ancestral")
+sample_dpmpp_sde = drop_in("sample_dpmpp_sde")
+sample_dpmpp_2m_sde = drop_in("sample_dpmpp_2m_sde")
+sample_dpmpp_3m_sde = drop_in("sample_dpmpp_3m_sde")

@@ -7,15 +7,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from dode import kdiffusion
 from dode.__main__ import main
+from dode.correction import Parameters
 from dode.distill import distill
 from dode.errors import MethodError, ModelError, ParameterError
 from dode.parameter_file import load_parameters
+from dode.sampling import sample
 from dode.schedules import schedule
 from tests.comfyui import allow_cpu_only_torch
 
@@ -70,17 +73,22 @@ def model(files: tuple[Path, Path]) -> kdiffusion.KDiffusionModel:
     return kdiffusion.load_model(*files)
 
 
-@pytest.mark.parametrize("name", kdiffusion.NAMES)
-def test_drop_in_takes_and_gives_what_k_diffusion_does(name: str, package: Any, model: kdiffusion.KDiffusionModel) -> None:
+CALLS = [*((name, {}) for name in kdiffusion.NAMES), ("sample_dpmpp_2m_sde", {"solver_type": "heun"})]
+
+
+@pytest.mark.parametrize(("name", "more"), CALLS)
+def test_drop_in_takes_and_gives_what_k_diffusion_does(
+    name: str, more: dict[str, Any], package: Any, model: kdiffusion.KDiffusionModel
+) -> None:
     theirs, ours = getattr(package.sampling, name), getattr(kdiffusion, name)
     x = torch.randn(2, *model.shape) * model.sigma_max
     sigmas = package.sampling.get_sigmas_karras(7, model.sigma_min, model.sigma_max)
     grid = [torch.tensor(model.sigma_min), torch.tensor(model.sigma_max), 7] if name == "sample_dpm_fast" else [sigmas]
+    plain = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": 1.0, "s_noise": 1.0, "eta": 0.0, "order": 3, "r": 0.5, **more}
+    options = {option: plain[option] for option in inspect.signature(theirs).parameters if option in plain}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wanted = theirs(model, x, *grid, disable=True)
-    plain = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": 1.0, "s_noise": 1.0, "eta": 0.0, "noise_sampler": None, "order": None}
-    options = {option: plain[option] for option in inspect.signature(theirs).parameters if option in plain}
+        wanted = theirs(model, x, *grid, disable=True, **options)
     steps: list[int] = []
     got = ours(model, x, *grid, extra_args={}, callback=lambda state: steps.append(state["i"]), disable=True, **options)
     assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
@@ -95,20 +103,55 @@ def test_options_that_add_noise_are_refused(model: kdiffusion.KDiffusionModel) -
         kdiffusion.sample_euler(model, x, sigmas, s_churn=5)
     with pytest.raises(MethodError, match="no option 'colour'"):
         kdiffusion.sample_euler(model, x, sigmas, colour=1)
+    with pytest.raises(MethodError, match="no option 'order'"):
+        kdiffusion.sample_euler(model, x, sigmas, order=2)
     with pytest.raises(MethodError, match="no deterministic sampler"):
-        kdiffusion.drop_in("sample_dpmpp_sde")
+        kdiffusion.drop_in("sample_euler_ancestral")
+    for name in kdiffusion.NOISY:
+        with pytest.raises(MethodError, match="adds noise unless eta is 0"):
+            getattr(kdiffusion, name)(model, x, sigmas)
+        with pytest.raises(MethodError, match=r"eta = 1\.0 adds noise"):
+            getattr(kdiffusion, name)(model, x, sigmas, eta=1.0)
+    with pytest.raises(MethodError, match="solver_type must be one of midpoint, heun"):
+        kdiffusion.sample_dpmpp_2m_sde(model, x, sigmas, eta=0, solver_type="ralston")
+    with pytest.raises(MethodError, match="r = 1/2 alone"):
+        kdiffusion.sample_dpmpp_sde(model, x, sigmas, eta=0, r=0.3)
 
 
-def test_distilled_drop_in(model: kdiffusion.KDiffusionModel) -> None:
+def test_those_that_add_noise_by_default_are_all_named(package: Any) -> None:
+    eta = {name for name in kdiffusion.NAMES if "eta" in inspect.signature(getattr(package.sampling, name)).parameters}
+    assert {name for name in eta if inspect.signature(getattr(package.sampling, name)).parameters["eta"].default} == set(
+        kdiffusion.NOISY
+    )
+
+
+@pytest.mark.parametrize(("name", "more"), [call for call in CALLS if call[0] != "sample_dpm_fast"])
+def test_distilled_drop_in(name: str, more: dict[str, Any], model: kdiffusion.KDiffusionModel) -> None:
+    method = "dpmpp_2m_heun" if more else kdiffusion.NAMES[name]
     sigmas = schedule("karras", 4, model.sigma_min, model.sigma_max)
-    x = torch.randn(12, *model.shape) * model.sigma_max
-    found = distill(model, x, sigmas, method="dpmpp_2m")
+    grid, x = torch.tensor(sigmas), torch.randn(12, *model.shape) * model.sigma_max
+    found = distill(model, x, sigmas, method=method)
     assert found.report.error_distilled < found.report.error_base
-    sampler = kdiffusion.drop_in("sample_dpmpp_2m", found.parameters)
-    plain = kdiffusion.sample_dpmpp_2m(model, x, torch.tensor(sigmas), disable=True)
-    assert not torch.equal(sampler(model, x, torch.tensor(sigmas), disable=True), plain)
-    with pytest.raises(ParameterError, match="needs parameters of 'euler'"):
-        kdiffusion.drop_in("sample_euler", found.parameters)
+    options = {"eta": 0.0, **more} if name in kdiffusion.NOISY else {}
+    sampler = kdiffusion.drop_in(name, found.parameters)
+    got = sampler(model, x, grid, disable=True, **options)
+    torch.testing.assert_close(got, sample(model, x, found.parameters.tableau()))
+    assert not torch.equal(got, kdiffusion.drop_in(name)(model, x, grid, disable=True, **options))
+    others = "sample_euler" if method != "euler" else "sample_heun"
+    with pytest.raises(ParameterError, match=f"needs parameters of '{kdiffusion.NAMES[others]}'"):
+        kdiffusion.drop_in(others, found.parameters)
+
+
+def test_an_option_that_is_not_the_parameters_own_is_refused(model: kdiffusion.KDiffusionModel) -> None:
+    grid = (20.0, 2.0, 0.0)
+    x, sigmas = torch.randn(1, *model.shape), torch.tensor(grid)
+    lms = kdiffusion.drop_in("sample_lms", Parameters("lms_k_diffusion", 3, "noise", grid, np.array([[0.0], [0.1]])))
+    assert lms(model, x, sigmas, order=3, disable=True).isfinite().all()
+    with pytest.raises(ParameterError, match="of order 3, not 4"):
+        lms(model, x, sigmas, order=4)
+    sde = kdiffusion.drop_in("sample_dpmpp_2m_sde", Parameters("dpmpp_2m", 2, "data", grid, np.array([[0.0], [0.1]])))
+    with pytest.raises(ParameterError, match="of 'dpmpp_2m', not 'dpmpp_2m_heun'"):
+        sde(model, x, sigmas, eta=0, solver_type="heun")
 
 
 def test_distilled_dpm_fast_runs_on_its_own_ends_alone(model: kdiffusion.KDiffusionModel) -> None:
