@@ -113,6 +113,39 @@ def test_a_refusal_names_the_deterministic_limit() -> None:
         assert get_method(str(raised.value).split("'")[3])
 
 
+def test_a_refused_cfg_pp_sampler_names_the_plain_one() -> None:
+    for name, plain in (("euler_cfg_pp", "euler"), ("dpmpp_2m_cfg_pp", "dpmpp_2m"), ("euler_ancestral_cfg_pp", "euler")):
+        with pytest.raises(MethodError, match=f"depends on the guidance scale.* Use '{plain}'"):
+            get_method(name)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("D-DDIM", "euler"),
+        ("DDIM", "euler"),
+        ("d_ipndm", "ipndm"),
+        ("PNDM", "ipndm"),
+        ("D-PLMS", "ipndm"),
+        ("D-DPM-Solver-2", "dpm_2"),
+        ("DPM-Solver-3", "dpm_3"),
+        ("D-DEIS", "deis"),
+        ("D-EDM", "heun"),
+        ("sample_dpmpp_2m", "dpmpp_2m"),
+        ("DPMPP_2M", "dpmpp_2m"),
+    ],
+)
+def test_the_names_that_people_use_are_understood(said: str, meant: str) -> None:
+    assert get_method(said).name == meant
+
+
+def test_every_name_is_found_in_any_dress() -> None:
+    for method in METHODS.values():
+        for name in (method.name, *method.aliases):
+            for dressed in (name.upper(), f"sample_{name}", f"D-{name}", name.replace("_", "-")):
+                assert get_method(dressed).name == method.name
+
+
 def test_corrected_ipndm_v_has_the_weights_of_adams_bashforth() -> None:
     uniform = np.linspace(9, 1, 9)
     corrected, stock = (build_tableau(name, uniform).rows[5].weights for name in ("ipndm_v_corrected", "ipndm_v"))

@@ -16,6 +16,7 @@ _ADAMS_BASHFORTH = {
 
 @register(
     "ipndm",
+    aliases=("pndm", "plms"),
     convergence={1: 1, 2: 2, 3: 2, 4: 2},
     directions="slopes",
     source="iPNDM (Zhang and Chen 2023, after Liu et al. 2022); ComfyUI's sample_ipndm. Adams-Bashforth weights of a "

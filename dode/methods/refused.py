@@ -21,10 +21,18 @@ def refusal(name: str) -> str | None:
         return "it chooses its steps by looking at the data, so it has no fixed grid. Use 'dpm_fast' or 'dpm_3'."
     if "cfg_pp" in name:
         return (
-            "CFG++ needs the unconditional output beside the guided one, and a solver's table knows one output per evaluation."
+            "CFG++ adds a part of D_cond - D_uncond that depends on the guidance scale, so it is another table at each scale, "
+            f"and none where the model gives the guided output alone. Use {_plain_name(plain)!r}: the modes balanced and best "
+            "learn a weight of that difference for each step."
         )
     if plain in _LIMITS:
         return f"it adds noise at every step. Its deterministic limit is {_LIMITS[plain]!r}."
     if plain in _NOISY or "ancestral" in name or plain.endswith("_sde"):
         return "it adds noise at every step, so there is no ODE trajectory to follow."
     return None
+
+
+def _plain_name(name: str) -> str:
+    """The solver that a CFG++ sampler is at guidance 1, without its noise."""
+    name = name.replace("_cfg_pp", "")
+    return _LIMITS.get(name, name)

@@ -107,17 +107,23 @@ def register(
 
 
 def get_method(name: str) -> Method:
-    """Look a solver up by its name or alias.
+    """Look a solver up by its name or alias, in any case, as k-diffusion's function or as the paper's D- version of it.
 
     Raises:
         MethodError: no such solver; the message says why a known sampler is none, or lists those there are.
+
+    Example:
+        >>> get_method("D-DPM-Solver-2").name, get_method("sample_dpmpp_2m").name, get_method("PNDM").name
+        ('dpm_2', 'dpmpp_2m', 'ipndm')
     """
-    if name not in _NAMES:
-        reason = refusal(name)
-        if reason:
-            raise MethodError(f"{name!r} cannot be distilled: {reason}")
-        raise MethodError(f"Unknown solver {name!r}. Choose one of: {', '.join(sorted(_NAMES))}.")
-    return _NAMES[name]
+    plain = name.casefold().replace("-", "_").removeprefix("sample_")
+    for each in (name, plain, plain.removeprefix("d_")):
+        if each in _NAMES:
+            return _NAMES[each]
+    reason = refusal(plain)
+    if reason:
+        raise MethodError(f"{name!r} cannot be distilled: {reason}")
+    raise MethodError(f"Unknown solver {name!r}. Choose one of: {', '.join(sorted(_NAMES))}.")
 
 
 def build_tableau(
