@@ -3,10 +3,10 @@
     python -m benchmarks.paper --models eps-prompts --guidance 1 --evaluations 5 6 8 10 20 --output benchmarks/paper
 
 Errors are RMS distances to the converged solution on noise (and prompts) that no fit has seen. Every solver runs on Karras's
-schedule, for flow matching on the uniform one, with as many steps as fit the evaluations; teachers are the paper's, with 10 times
-the steps. "D-" is the published fit: one λ a row in closed form, without guard. "guarded" keeps a correction only as far as the
-held-out samples gain, as the package does unless told otherwise. Of iPNDM and DEIS also with differences of raw outputs in place
-of the combined slopes.
+schedule, for flow matching on the uniform one, with as many steps as fit the evaluations; teachers are the paper's, with 10
+times the steps. "D-" is the published fit: one λ a row in closed form, without guard. "guarded" keeps a correction only as far
+as the held-out samples gain, as the package does unless told otherwise. Of iPNDM and DEIS also with differences of raw outputs
+in place of the combined slopes.
 """
 
 import argparse
