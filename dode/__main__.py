@@ -122,6 +122,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         help="noise samples, fitted and held out; by default as many as the mode and the evaluations need",
     )
+    distill.add_argument(
+        "--no-guard",
+        dest="guard",
+        action="store_false",
+        help="keep corrections that do not help on held-out samples, as published; mode paper",
+    )
     distill.add_argument("--held-out", type=float, default=0.25, help="part of the samples that only judges")
     distill.add_argument("--teacher", metavar="METHOD", help="teacher's solver; default: a usual one (mode paper: the paper's)")
     distill.add_argument(

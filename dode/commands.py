@@ -180,7 +180,19 @@ def _rows(options: Namespace, evaluations: int) -> int:
 
 def _settings(options: Namespace, model: Model) -> dict[str, Any]:
     """The options that a fit depends on, and what the model answered where they left it open."""
-    names = ("mode", "method", "order", "evaluations", "schedule", "directions", "samples", "held_out", "teacher", "substeps")
+    names = (
+        "mode",
+        "method",
+        "order",
+        "evaluations",
+        "schedule",
+        "directions",
+        "guard",
+        "samples",
+        "held_out",
+        "teacher",
+        "substeps",
+    )
     settings = {name: getattr(options, name) for name in (*names, "micro_batch", "seed", "guidance", "device")}
     named = [Path(path) for path in options.k_diffusion] if options.k_diffusion else None
     settings |= {"model": None if named else options.model, "k_diffusion": named, "shape": model.shape}
@@ -217,6 +229,7 @@ def _fit_paper(options: Namespace, model: Model, evaluations: int, counts: Count
             order=options.order,
             coordinate=model.coordinate,
             directions=options.directions,
+            guard=options.guard,
             teacher=Teacher(chosen, options.order if same else None, substeps, model.coordinate),
             sigma_min=model.sigma_min,
             **_common(options, model),
@@ -236,8 +249,8 @@ def _fit_students(
 ) -> dict[int, Distillation]:
     """Results by evaluations, fewer if it was stopped. A scale goes on from what came out at the one before, so that those
     between interpolate."""
-    if options.order is not None or options.directions is not None:
-        raise FitError("--order and --directions belong to --mode paper; the other modes choose for themselves.")
+    if options.order is not None or options.directions is not None or not options.guard:
+        raise FitError("--order, --directions and --no-guard belong to --mode paper; the other modes choose for themselves.")
     if not options.teacher and options.substeps is not None:
         raise FitError("--substeps needs --teacher, or --mode paper: the usual teacher finds out how many steps it takes.")
     teacher = None

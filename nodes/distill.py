@@ -152,6 +152,14 @@ class DODEDistillSampler(io.ComfyNode):
                     tooltip="More guidance scales to fit at, such as 3, 5; all go into the same file, and scales between them "
                     "work too. Each takes half as long as the first. Modes balanced and best only.",
                 ),
+                io.Boolean.Input(
+                    "guard",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Keep only corrections that help on samples that were not fitted. Off is the fit as published, "
+                    "which can come out worse than the plain solver. Modes paper and multi-tap only.",
+                ),
             ],
             outputs=[
                 Params.Output(
@@ -186,6 +194,7 @@ class DODEDistillSampler(io.ComfyNode):
         sigmas: torch.Tensor | None = None,
         also_steps: str = "",
         also_cfg: str = "",
+        guard: bool = True,
     ) -> Any:
         place = Place(cls.hidden.unique_id, workflow_id(cls.hidden.extra_pnginfo))
         keep = library.Keeper(save_as)  # says now, not after the fit, that it is no name
@@ -204,12 +213,14 @@ class DODEDistillSampler(io.ComfyNode):
         task = Task(model, positives, negative, cfg, latent, samples, micro_batch, seed)
         inputs = {"cfg": cfg, "solver": solver, "steps": steps, "scheduler": scheduler, "teacher": teacher,
                   "teacher_substeps": teacher_substeps, "samples": samples, "micro_batch": micro_batch, "seed": seed,
-                  "mode": mode, "also_steps": also_steps, "also_cfg": also_cfg}  # fmt: skip
+                  "mode": mode, "also_steps": also_steps, "also_cfg": also_cfg, "guard": guard}  # fmt: skip
         grid = None if sigmas is None else sigmas.tolist()
         surroundings = {"sigmas": grid, "prompts": len(positives), **_surroundings(model, latent)}
         made_of = recipe(NODE, {**inputs, **surroundings, **CLOSED_FORM.get(mode, {})}, mode)
         started = time.monotonic()
         if mode in MODES:
+            if not guard:
+                raise FitError(f"Mode {mode} has no fit without guard. Switch guard on, or take mode paper.")
             if sigmas is not None and counts:
                 raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
             if sigmas is not None and float(sigmas[-1]) != 0:
@@ -233,7 +244,7 @@ class DODEDistillSampler(io.ComfyNode):
             method = named or _USUAL_SOLVER
             own = get_method(method).teacher if teacher == _OWN_TEACHER else teacher
             levels = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
-            fit = PaperFit(method, CLOSED_FORM[mode], own, teacher_substeps)
+            fit = PaperFit(method, {**CLOSED_FORM[mode], "guard": guard}, own, teacher_substeps)
             made = run_paper(task, levels, fit, made_of, keep, place)
             worth = measure(task, made.entries[0], made.progress)
         entry, spent, seconds = made.entries[0], made.progress.spent, time.monotonic() - started

@@ -96,6 +96,21 @@ def test_distill_writes_an_entry_for_each_number_of_evaluations(file: Path) -> N
         assert entry.model.name == SPEC
 
 
+def test_without_guard_every_correction_stays(tmp_path: Path) -> None:
+    """On few samples the guard has something to drop; the published fit keeps it, and the recipe says which it was."""
+    few = [*OPTIONS, "--mode", "paper", "--method", "D-iPNDM", "--evaluations", "5", "--samples", "4", "--substeps", "4"]
+    found = {}
+    for name, switch in (("guarded", []), ("published", ["--no-guard"])):
+        path = tmp_path / f"{name}.safetensors"
+        assert main(["distill", str(path), *few, *switch]) == 0
+        (found[name],) = load_parameters(path).entries
+    guarded, published = (found[name] for name in ("guarded", "published"))
+    assert min(guarded.report.kept) < 1
+    assert set(published.report.kept) == {1.0}
+    assert published.report.strength == 1
+    assert (guarded.recipe["guard"], published.recipe["guard"]) == (True, False)
+
+
 def test_flow_models_and_other_solvers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "flow.safetensors"
     arguments = [
@@ -186,6 +201,7 @@ BAD = [
     (["info", "{file}/x"], "could not be read"),
     (["distill", "{new}", "--method", "eulre"], "Unknown solver 'eulre'"),
     (["distill", "{new}", "--mode", "paper", "--order", "3"], "no order 3"),
+    (["distill", "{new}", "--no-guard"], "--no-guard belong to --mode paper"),
     (["distill", "{new}.pt"], "end in .safetensors"),
     (["distill", "{file}"], "exists already"),
     (["distill", "{new}", "--samples", "1"], "at least 2"),

@@ -147,9 +147,10 @@ def test_every_model_call_finds_its_sigma(comfy: ComfyServer) -> None:
         ({"also_steps": "four"}, "also_steps must be up to"),
         ({"also_cfg": "3, 1000"}, "also_cfg must be up to"),
         ({"also_cfg": "3", "mode": "paper"}, "one guidance"),
+        ({"guard": False}, "Mode balanced has no fit without guard"),
     ],
 )
-def test_lists_that_cannot_be(comfy: ComfyServer, changes: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_be(comfy: ComfyServer, changes: dict[str, Any], message: str) -> None:
     graph = Graph()
     distill(graph, demo(graph), **{**QUICK, **changes})
     run = comfy.run(graph.prompt)
