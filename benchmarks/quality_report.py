@@ -57,6 +57,8 @@ def _summary_rows(cells: Sequence[Cell]) -> Iterable[list[str]]:
             found = [
                 (c["distilled"][mode], c["stock"]) for c in cells if name in (c["model"], "all") and mode in c["distilled"]
             ]
+            if not found:
+                continue
             ratios = [mine["ratio"] for mine, _ in found]
             above = f"{sum(r > 1 for r in ratios)} of {len(ratios)}"
             medians = geometric_mean(mine["median"] / stock["median"] for mine, stock in found)
@@ -103,9 +105,12 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def merged(paths: Sequence[Path]) -> dict[str, Any]:
-    """Several runs as one; of a cell that several have, the last is taken."""
+    """Several runs as one; of a cell that several have, all modes, each as the last of them has it."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    cells = {(c["model"], c["guidance"], c["evaluations"]): c for result in results for c in result["cells"]}
+    cells: dict[Any, Cell] = {}
+    for cell in (cell for result in results for cell in result["cells"]):
+        key = cell["model"], cell["guidance"], cell["evaluations"]
+        cells[key] = {**cell, "distilled": {**cells.get(key, {}).get("distilled", {}), **cell["distilled"]}}
     ordered = sorted(cells.items(), key=lambda item: item[0])
     parts = [part for result in results for part in result["parts"]]
     return {"parts": parts, "cells": [cell for _, cell in ordered], "left_out": results[-1]["left_out"]}

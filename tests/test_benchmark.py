@@ -1,5 +1,6 @@
 """The benchmark of quality: its models are what they say, and its pieces fit together."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from benchmarks.quality_cells import (
     trial,
 )
 from benchmarks.quality_plots import error_over
-from benchmarks.quality_report import geometric_mean, markdown
+from benchmarks.quality_report import geometric_mean, markdown, merged
 from benchmarks.quality_residual import DESIGNS, correction
 from benchmarks.sparse import sparse
 from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
@@ -225,3 +226,27 @@ def test_interval_of_a_ratio() -> None:
     mine, others = torch.rand(64, 10, dtype=torch.float64), torch.rand(64, 10, dtype=torch.float64)
     low, high = ratio_interval(squares(mine, 0 * mine), squares(others, 0 * others))
     assert low < rms(mine, 0 * mine) / rms(others, 0 * others) < high
+
+
+def test_reports_of_the_same_cell_become_one_with_all_modes(tmp_path: Path) -> None:
+    def report(name: str, cells: list[tuple[int, str, float]]) -> Path:
+        content = {
+            "parts": [{"command": name}],
+            "left_out": {},
+            "cells": [
+                {"model": "eps", "guidance": 1.0, "evaluations": n, "distilled": {mode: {"error": error}}}
+                for n, mode, error in cells
+            ],
+        }
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    found = merged([report("a", [(4, "balanced", 0.3), (6, "balanced", 0.2)]), report("b", [(4, "best", 0.1)])])
+    assert [(c["evaluations"], {mode: d["error"] for mode, d in c["distilled"].items()}) for c in found["cells"]] == [
+        (4, {"balanced": 0.3, "best": 0.1}),
+        (6, {"balanced": 0.2}),
+    ]
+    assert [part["command"] for part in found["parts"]] == ["a", "b"]
+    again = merged([report("a", [(4, "balanced", 0.3)]), report("c", [(4, "balanced", 0.25)])])
+    assert again["cells"][0]["distilled"] == {"balanced": {"error": 0.25}}

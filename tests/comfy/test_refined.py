@@ -26,7 +26,9 @@ def entries(comfy: ComfyServer, name: str) -> Any:
 def fitted(comfy: ComfyServer) -> str:
     """A file with three and four steps at guidance 3 and 5."""
     graph = Graph()
-    node = distill(graph, demo(graph), **{**QUICK, "samples": 16}, seed=1, cfg=3.0, also_steps="4", also_cfg="5", save_as="refined")
+    node = distill(
+        graph, demo(graph), **{**QUICK, "samples": 16}, seed=1, cfg=3.0, also_steps="4", also_cfg="5", save_as="refined"
+    )
     run = comfy.run(graph.prompt)
     assert run.status == "success", run.error
     values = [value for value, _ in run.progress(node)]
