@@ -180,23 +180,13 @@ def _rows(options: Namespace, evaluations: int) -> int:
 
 def _settings(options: Namespace, model: Model) -> dict[str, Any]:
     """The options that a fit depends on, and what the model answered where they left it open."""
-    names = (
-        "mode",
-        "method",
-        "order",
-        "evaluations",
-        "schedule",
-        "directions",
-        "guard",
-        "samples",
-        "held_out",
-        "teacher",
-        "substeps",
-    )
+    names = ("mode", "method", "order", "evaluations", "schedule", "directions", "samples", "held_out", "teacher", "substeps")
     settings = {name: getattr(options, name) for name in (*names, "micro_batch", "seed", "guidance", "device")}
     named = [Path(path) for path in options.k_diffusion] if options.k_diffusion else None
     settings |= {"model": None if named else options.model, "k_diffusion": named, "shape": model.shape}
     settings |= {"classes": model.classes or None}
+    if not options.guard:
+        settings["guard"] = False
     if options.mode != "paper":
         settings["teacher_schedule"] = teacher_schedule(model.coordinate)
     return {**settings, "sigma_min": model.sigma_min, "sigma_max": model.sigma_max}

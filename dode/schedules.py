@@ -23,6 +23,11 @@ def _linear(steps: int, low: float, high: float) -> Array:
     return np.linspace(high, 0, steps + 1)[:-1]
 
 
+def _cosine(steps: int, low: float, high: float) -> Array:
+    """For flow matching: dense at both ends, like ComfyUI's "beta"."""
+    return (0.5 - 0.5 * np.cos(np.pi * _linear(steps, low, high) / high)) * high
+
+
 def _log_snr(steps: int, low: float, high: float) -> Array:
     """For flow matching: from ``high`` to half log-SNR -4, uniform in it up to 4."""
     inner = 1 / (1 + np.exp(np.linspace(-4.0, 4.0, steps - 1)))
@@ -33,14 +38,15 @@ SCHEDULES: dict[str, Callable[[int, float, float], Array]] = {
     "karras": _karras,
     "exponential": _exponential,
     "linear": _linear,
+    "cosine": _cosine,
     "log_snr": _log_snr,
 }
 
 
 def teacher_schedule(coordinate: str) -> str:
-    """The name of the schedule that a teacher subdivides: uniform in half log-SNR for flow matching, where the ends matter,
+    """The name of the schedule that a teacher subdivides: one that is dense at both ends for flow matching, where they matter,
     else Karras's."""
-    return "log_snr" if coordinate == "flow" else "karras"
+    return "cosine" if coordinate == "flow" else "karras"
 
 
 def usual_schedule(coordinate: str, steps: int, sigma_min: float, sigma_max: float) -> Array:

@@ -88,7 +88,7 @@ class DODEDistillSampler(io.ComfyNode):
                     options=[_OWN_TEACHER, *solvers],
                     default=_OWN_TEACHER,
                     tooltip="The solver that runs with many steps to show where the few should land. In the modes balanced and "
-                    "best, as in the paper means iPNDM of order 3 with 20 to 40 steps.",
+                    "best, as in the paper means iPNDM with 20 to 40 steps.",
                 ),
                 io.Int.Input(
                     "teacher_substeps",

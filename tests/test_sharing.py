@@ -41,6 +41,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "20",
         "--held-out",
         "0.3",
+        "--no-guard",
     ]
     assert main(["distill", str(path), *OPTIONS, *fit]) == 0
     return path
@@ -51,10 +52,11 @@ def followed(recipe: dict[str, Any]) -> list[str]:
     command = recipe["tool"].split()
     assert command[:3] == ["python", "-m", "dode"]
     follows = ("tool", "torch", "teacher_steps", "teacher_schedule", "classes")  # from the others
-    options = [name for name in recipe if name not in follows and not name.startswith("freedom.")]
+    options = [name for name in recipe if name not in (*follows, "guard") and not name.startswith("freedom.")]
     words = {name: recipe[name] for name in options}
     text = {name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in words.items()}
-    return [*command[3:], *(word for name, value in text.items() for word in ("--" + name.replace("_", "-"), value))]
+    switches = [] if recipe.get("guard", True) else ["--no-guard"]
+    return [*command[3:], *switches, *(word for name, value in text.items() for word in ("--" + name.replace("_", "-"), value))]
 
 
 @pytest.mark.parametrize("made", ["file", "paper"])

@@ -336,7 +336,7 @@ def test_a_stop_between_students_keeps_those_that_are_done() -> None:
 def followed(model: Any, unit: Tensor, coordinate: str, substeps: int) -> tuple[TeacherPath, Tensor]:
     """A teacher's path for these samples, and where it ends."""
     flow = coordinate == "flow"
-    coarse = schedule("log_snr" if flow else "karras", 10, *RANGE[coordinate])
+    coarse = schedule("cosine" if flow else "karras", 10, *RANGE[coordinate])
     fine = Teacher("ipndm", 3, substeps, coordinate).tableau(coarse, RANGE[coordinate][0])
     recorder = Recorder(sketch)
     ends = torch.cat(

@@ -33,7 +33,7 @@ def usual_grids(steps: int, low: float, high: float, flow: bool) -> list[Array]:
     the model sees nothing but noise there, if the next one is far lower."""
     if flow:
         linear = schedule("linear", steps, low, high)
-        cosine = (0.5 - 0.5 * np.cos(np.pi * linear / high)) * high  # dense at both ends, like ComfyUI's "beta"
+        cosine = schedule("cosine", steps, low, high)
         blend = (linear + cosine) / 2
         return [shift * grid / (1 + (shift - 1) * grid) for grid in (linear, blend, cosine) for shift in (0.5, 1.0, 2.0, 4.0)]
 

@@ -73,8 +73,8 @@ def distill_students(
         grids: from a number of steps to the σ grids to start from, each ending at 0; a few usual ones by default.
         continued: for each number of evaluations, parameters to go on from, such as those for another guidance scale: what lies
             between the two can then be interpolated. Every second sample is enough then, and no others are run.
-        teacher: its steps subdivide a grid of 10 (``teacher_schedule``). By default iPNDM of order 3 with 20 to 40 steps, more
-            for more evaluations, and twice as many where the model is not guided, so that one costs half as much.
+        teacher: its steps subdivide a grid of 10 (``teacher_schedule``). By default iPNDM of order 2 with 20 to 40 steps, more
+            for more evaluations; where the model is not guided, and so costs half as much, of order 3 with twice as many.
         start: ``start(noise, sigma)`` makes the noisy start; noise · σ by default.
         held_out, micro_batch, extra_args, device, seed, groups, progress: as in ``distill``; the stages are "teacher",
             "search", "refine" and "check".
@@ -142,7 +142,8 @@ def _teach(model: Metered, targets: Targets, teacher: Teacher | None, most: int,
     model.enter("teacher", 0)
     guided = first.guided(model)
     if teacher is None:
-        teacher = Teacher("ipndm", 3, usual_substeps(most, guided), coordinate)
+        # Under strong guidance higher orders take some samples to another picture than a fine grid does.
+        teacher = Teacher("ipndm", 2 if guided else 3, usual_substeps(most, guided), coordinate)
     coarse = schedule(teacher_schedule(coordinate), TEACHER_STEPS, low, high)
     tableau = teacher.tableau(coarse, low)
     model.expect(tableau.evaluations * len(targets.order))
