@@ -27,7 +27,7 @@ _SOLVER = "ipndm"  # that mode paper distills
 SCHEDULES = ("karras", "exponential")
 TEST_SEED, TEST_SAMPLES = 1000, 24
 SHOWN, SHOWN_AT = [1, 3, 4], (4, 6, 8)  # a sailboat, a house and a face, at so many evaluations
-RANKED, FINALISTS = 8, 3
+RANKED, FINALISTS = 4, 3
 REFERENCE_STEPS = 100
 
 
@@ -51,7 +51,6 @@ def _paper(model: Model, samples: int, guidance: float) -> list[Entry]:
                 model.noise(samples, 0, float(sigmas[0])),
                 sigmas,
                 method=_SOLVER,
-                directions="data",
                 teacher=Teacher(_SOLVER, substeps=10),
                 extra_args=model.extra_args,
                 micro_batch=16,
