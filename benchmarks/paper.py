@@ -1,6 +1,6 @@
 """The paper's table: each of its five solvers against its D- version, at a list of evaluations.
 
-    python -m benchmarks.paper --models eps-prompts --guidance 1 --evaluations 5 6 8 10 20 --output benchmarks/paper
+    python -m benchmarks.paper --models eps-prompts --guidance 1 --evaluations 5 6 8 10 --output benchmarks/quality
 
 Errors are RMS distances to the converged solution on noise (and prompts) that no fit has seen. Every solver runs on Karras's
 schedule, for flow matching on the uniform one, with as many steps as fit the evaluations; teachers are the paper's, with 10
