@@ -10,7 +10,6 @@ in place of the combined slopes.
 """
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.models import MODELS, BenchModel
+from benchmarks.quality import write
 from benchmarks.quality_cells import Plan, score, torch_settings, trial
 from benchmarks.quality_report import table
 from benchmarks.stock_search import run_table
@@ -109,9 +109,7 @@ def main() -> None:
         for row in rows(MODELS[name](torch.device("cpu")), options.guidance, plan):
             found.append(row)
             print(" ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()), flush=True)
-    options.output.mkdir(parents=True, exist_ok=True)
     content = {"command": command, "machine": torch_settings("cpu"), "seconds": time.time() - began, "rows": found}
-    (options.output / "paper.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     body = [
         [*(str(row[key]) for key in ("model", "solver", "evaluations", "used")), *(f"{row[key]:.4f}" for key in _COLUMNS)]
         for row in found
@@ -123,7 +121,7 @@ def main() -> None:
         f"{options.guidance:g}. Errors are RMS distances to the converged solution; see the command's `--help`.",
         table(["model", "solver", "evaluations", "used", *_COLUMNS], body),
     ]
-    (options.output / "paper.md").write_text("\n\n".join(said) + "\n", encoding="utf-8")
+    write(content, "\n\n".join(said) + "\n", options.output, "paper")
 
 
 _COLUMNS = ("plain", "D-", "guarded")
