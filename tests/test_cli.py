@@ -276,16 +276,16 @@ def test_the_usual_mode_brings_its_own_noise_levels_and_scales_between_are_there
 ) -> None:
     path = tmp_path / "refined.safetensors"
     model = ["--model", "tests.test_cli:GuidedRing"]
-    assert main(["distill", str(path), *model, "--evaluations", "3,4", "--guidance", "2,4", "--samples", "32"]) == 0
+    assert main(["distill", str(path), *model, "--evaluations", "3,4", "--guidance", "2,2.5", "--samples", "32"]) == 0
     entries = load_parameters(path).entries
-    assert [(entry.evaluations, entry.guidance) for entry in entries] == [(3, 2), (4, 2), (3, 4), (4, 4)]
-    two, _, four, _ = entries
-    assert two.parameters.guidance is not None
-    assert two.report is not None
-    assert two.report.error_distilled < two.report.error_base
-    assert two.parameters.sigmas != four.parameters.sigmas
+    assert [(entry.evaluations, entry.guidance) for entry in entries] == [(3, 2), (4, 2), (3, 2.5), (4, 2.5)]
+    low, _, high, _ = entries
+    assert low.parameters.guidance is not None
+    assert low.report is not None
+    assert low.report.error_distilled < low.report.error_base
+    assert low.parameters.sigmas != high.parameters.sigmas
     drawn = []
-    for scale in ("2", "3", "4"):
+    for scale in ("2", "2.25", "2.5"):
         out = tmp_path / f"{scale}.safetensors"
         arguments = ["sample", str(out), *model, "--parameters", str(path), "--evaluations", "3", "--count", "2"]
         assert main([*arguments, "--guidance", scale]) == 0
@@ -294,9 +294,9 @@ def test_the_usual_mode_brings_its_own_noise_levels_and_scales_between_are_there
     assert (drawn[1] - drawn[0]).abs().max() > 1e-3
     capsys.readouterr()
     assert main([*arguments, "--guidance", "5", "--overwrite"]) == 2
-    assert "guidance 2 to 4, this is 5" in capsys.readouterr().err
+    assert "guidance 2 to 2.5, this is 5" in capsys.readouterr().err
     assert main(["info", str(path)]) == 0
     assert "gamma 2" in capsys.readouterr().out
     assert main(["info", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["entries"][0]["parameters"]["guidance"] == two.parameters.guidance.tolist()
+    assert json.loads(capsys.readouterr().out)["entries"][0]["parameters"]["guidance"] == low.parameters.guidance.tolist()
     assert main(["plot", str(path), "--output", str(tmp_path / "plot.png")]) == 0

@@ -1,5 +1,6 @@
 """The fit of all numbers at once: exact models whose solution is known, and what must hold whatever the model."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dode import distill_students
-from dode.correction import Parameters
+from dode.correction import Parameters, available_taps
 from dode.demo.mixture import ring
 from dode.errors import FitError, ModelError
 from dode.fit.derivatives import derivatives
@@ -406,6 +407,13 @@ def test_a_fit_goes_on_from_another() -> None:
     assert third.report.error_distilled <= second.report.error_distilled
     with pytest.raises(FitError, match="in their order"):
         fit(guided, 8, (4,), continued=[first.parameters])
+
+
+def test_a_fit_does_not_go_on_from_what_is_worse_than_its_own_starts() -> None:
+    first = fit(guided, 32)[0].parameters
+    bad = replace(first, values=np.where(np.arange(first.values.shape[1]) < available_taps(first.base())[:, None], 3.0, 0.0))
+    found = fit(guided, 32, continued=[bad])[0]
+    assert found.report.error_distilled < 0.7 * found.report.error_base
 
 
 def test_one_teacher_run_serves_all_step_counts() -> None:

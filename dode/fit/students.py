@@ -35,6 +35,7 @@ MODES: dict[str, Freedom] = {
     "best": Freedom(taps=16, guidance=16, starts=3, sparing=False, directions=16, steps=6, again=1),
 }
 _DRAFT_GAINS = 0.3  # a draft whose RMS error falls by more needs no other, where evaluations are spared
+_OF_USE = 2.0  # a sampler of another guidance scale is gone on from if its error is at most so many times the best start's
 _PARTS_OF_THE_WAY = (0.5, 0.25)  # from the start to the end of a fit, which are judged where the end is no better
 
 
@@ -191,16 +192,20 @@ class _Student:
         self.model.enter("search", self.model.counts.get("search", 0))
         starts = best_starts(self.model, self.targets, self.taught.path, self.pool, self.runs)
         self.base = self.best = self._beaten(starts)
-        first = [self.known] if self.known is not None else setting_out(starts)
         with suppress(Stopped):
-            self._improve(first)
+            self._improve(self._going_on() or setting_out(starts))
         return self._result()
+
+    def _going_on(self) -> list[Parameters]:
+        """What to go on from, if it is given and of use here: a sampler for another scale can be worse than a fresh start."""
+        if self.known is None:
+            return []
+        errors = self._judge(self.known)
+        return [self.known] if _rms(errors) <= _OF_USE * _rms(self.base[1]) else []
 
     def _improve(self, starts: list[Parameters]) -> None:
         """Fit from these starts: drafts on the samples of the first round, then the best of them round by round."""
         freedom, portions = self.freedom, parts(self.fitted, self.freedom.rounds)
-        if self.known is not None:
-            self._judge(self.known)
         if not portions:
             return
         fit: GaussNewton | None = None
@@ -250,14 +255,16 @@ class _Student:
         self.model.expect(self.evaluations * len(self.judges.order))
         return self.judges.errors(self.model, parameters.tableau())
 
-    def _judge(self, parameters: Parameters) -> None:
-        """Keep a sampler if the held-out samples find it better than the best so far, and not worse than the base."""
+    def _judge(self, parameters: Parameters) -> Array:
+        """Keep a sampler if the held-out samples find it better than the best so far, and not worse than the base; its errors
+        there, (H,)."""
         errors = self._errors(parameters)
         limit = outlier_limit(self.best[1])
         if errors.mean() <= self.base[1].mean() and robust_mean(errors, limit) < robust_mean(self.best[1], limit):
             self.best = parameters, errors
         self.rounds += 1
         self.model.measured("refine", self.rounds, _rms(self.base[1]), _rms(self.best[1]))
+        return errors
 
     def _beaten(self, starts: list[Parameters]) -> tuple[Parameters, Array]:
         """The best start that works on the held-out samples, and its errors there: what is to be beaten."""
