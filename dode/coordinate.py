@@ -1,5 +1,6 @@
 """The coordinate in which a multistep method interpolates: the one place where the kind of model enters."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +31,16 @@ COORDINATES: dict[str, Callable[[Array], Array]] = {
     "log_sigma": _log_sigma,
     "flow": _flow,
 }
+
+
+def scale_to_unit(name: str, sigma: float) -> float:
+    """What brings a noisy batch at a noise level to the variance of the noise, where the data have that too.
+
+    Example:
+        >>> scale_to_unit("flow", 1.0)
+        1.0
+    """
+    return 1 / math.hypot(1 - sigma if name == "flow" else 1.0, sigma)
 
 
 def coordinate(name: str, sigmas: Array) -> Array:

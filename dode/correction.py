@@ -18,9 +18,9 @@ direction is the same one.
 Under classifier-free guidance a row may also add Σ_k γ_k · (1 - σ_row/σ_base) · G_{m-k}, with G = D_cond - D_uncond: the
 guidance scale of the step changes by γ_0. And the model may be told another noise level than the true one. Both are our own.
 
-The first row has no earlier output and stays as it is. The paper does so in data prediction; in noise prediction its first
-step takes the noisy batch x for the missing output, ε - x, which costs consistency: the step would no longer be exact for a
-constant ε.
+The first row has no earlier output and stays as it is, in the paper too where outputs are denoised ones. Where they are noise,
+the official code takes for the missing one the noisy batch, brought to the variance of noise: λ · h · (ε_0 - x). That costs
+consistency, for the row is no longer exact for a constant ε, and hardly changes the result (docs/paper.md), so it is an option.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,22 @@ from functools import cached_property
 
 import numpy as np
 
+from dode.coordinate import scale_to_unit
 from dode.errors import ParameterError
 from dode.methods import build_tableau, get_method
-from dode.tableau import DIRECTIONS, Array, Converter, Directions, Prediction, Row, Tableau, Weights, check_sigmas, increment
+from dode.tableau import (
+    BASE,
+    DIRECTIONS,
+    Array,
+    Converter,
+    Directions,
+    Prediction,
+    Row,
+    Tableau,
+    Weights,
+    check_sigmas,
+    increment,
+)
 
 MAX_TAPS = 16
 MAX_TOLD_RATIO = 4.0
@@ -46,6 +59,10 @@ def form_of(directions: Directions) -> Prediction:
 class RowEditor:
     """Takes a solver's rows in order and adds corrections to them.
 
+    Attributes:
+        base: the solver.
+        form: of the rows as they are given and taken: "data" or "noise".
+
     Example:
         >>> editor = RowEditor(build_tableau("euler", [10.0, 1.0, 0.1]), "data")
         >>> for base_row in editor.base.rows:
@@ -54,18 +71,20 @@ class RowEditor:
         >>> distilled = editor.tableau()
     """
 
-    def __init__(self, base: Tableau, directions: Directions):
+    def __init__(self, base: Tableau, directions: Directions, start: float | None = None):
+        """``start``: the first row may be corrected by ε_0 - start · x, with x the noisy batch; None leaves that row alone."""
         self.base, self._directions = base, directions
-        self._form: Prediction = form_of(directions)
-        self._converter = Converter(base, self._form)
+        self._start = start if directions != "data" else None
+        self.form: Prediction = form_of(directions)
+        self._converter = Converter(base, self.form)
         self._slopes: list[dict[int, float]] = []
         self._h, self._differences = 0.0, list[Weights]()
 
     def begin(self, base_row: Row) -> tuple[Row, float, list[Weights]]:
         """What the base solver does from here: its row, the increment h, and the differences that a correction may add, newest
-        first, as weights of the outputs that sum to 0."""
+        first, as weights of the outputs that sum to 0, or in the first row of the base point and an output."""
         row, evaluations = self._converter.convert(base_row), self._converter.evaluations
-        self._h = increment(self._form, self._converter.sigma, row.sigma)
+        self._h = increment(self.form, self._converter.sigma, row.sigma)
         if self._directions == "slopes":
             total = sum(weight for _, weight in row.weights)
             self._slopes.append({index: weight / total for index, weight in row.weights} if total else {})
@@ -74,21 +93,26 @@ class RowEditor:
             ]
         else:
             self._differences = [((m - 1, -1.0), (m, 1.0)) for m in range(evaluations - 1, 0, -1)]
+        if evaluations == 1 and self._start is not None:
+            self._differences = [((BASE, -self._start), (0, 1.0))]
         return row, self._h, self._differences
 
     def take(self, row: Row, values: Sequence[float] | Array, guidance: Sequence[float] | Array = ()) -> Row:
         """Add the corrections of the row just begun, ``values`` (taps,) and ``guidance`` (taps,), newest first; what is beyond
         those at hand is not used. Returns the row as it is taken."""
-        weights, added = dict(row.weights), dict(row.guidance)
+        weights, added, base = dict(row.weights), dict(row.guidance), row.base
         for value, difference in zip(values, self._differences, strict=False):
             for index, weight in difference if value else ():
-                weights[index] = weights.get(index, 0.0) + float(value) * self._h * weight
+                if index == BASE:
+                    base += float(value) * self._h * weight
+                else:
+                    weights[index] = weights.get(index, 0.0) + float(value) * self._h * weight
         h = increment("data", self._converter.sigma, row.sigma)
         newest = self._converter.evaluations - 1
         for k, value in enumerate(guidance[: newest + 1]):
             if value:
                 added[newest - k] = added.get(newest - k, 0.0) + float(value) * h
-        row = replace(row, weights=tuple(sorted(weights.items())), guidance=tuple(sorted(added.items())))
+        row = replace(row, weights=tuple(sorted(weights.items())), guidance=tuple(sorted(added.items())), base=base)
         self._converter.append(row)
         return row
 
@@ -109,9 +133,11 @@ def correct(
     strength: float = 1.0,
     guidance: Array | None = None,
     model_sigmas: tuple[float, ...] | None = None,
+    start: float | None = None,
 ) -> Tableau:
     """Apply corrections to a solver: ``values`` (rows, taps) and ``guidance`` (rows, taps), scaled by ``strength``, and the
-    noise levels that the model is told, (NFE,), moved as far from the true ones. All zero gives ``base`` itself."""
+    noise levels that the model is told, (NFE,), moved as far from the true ones. All zero gives ``base`` itself. ``start`` as
+    in ``RowEditor``."""
     values = np.asarray(values, dtype=np.float64) * strength
     added = np.zeros((len(base.rows), 0)) if guidance is None else np.asarray(guidance, dtype=np.float64) * strength
     told = None
@@ -119,7 +145,7 @@ def correct(
         told = tuple(s * (t / s) ** strength for s, t in zip(base.evaluation_sigmas, model_sigmas, strict=True))
     if not values.any() and not added.any() and told is None:
         return base
-    editor = RowEditor(base, directions)
+    editor = RowEditor(base, directions, start)
     for base_row, row_values, row_added in zip(base.rows, values, added, strict=True):
         row, _, _ = editor.begin(base_row)
         editor.take(row, row_values, row_added)
@@ -141,7 +167,8 @@ class Parameters:
         directions: whether successive denoised ("data") or noise ("noise") outputs are differenced, or the combinations of
             noise outputs that successive rows use ("slopes").
         sigmas: the grid (n+1,) the corrections were fitted on, descending, last may be 0.
-        values: λ, float64 (rows of the solver's table, taps); zero where a row has no such difference yet.
+        values: λ, float64 (rows of the solver's table, taps); zero where a row has no such difference yet. In the first row it
+            is that of the noisy start, in "noise" and "slopes" only.
         coordinate: the half log-SNR of the model's schedule, as in ``build_tableau``.
         guidance: γ, float64 (rows, taps), weights of the guidance directions, newest first; None or zero without that channel.
         model_sigmas: the noise level that the model is told at each evaluation, (NFE,); None where it is the true one.
@@ -175,7 +202,9 @@ class Parameters:
             )
         if not np.isfinite(values).all():
             raise ParameterError(f"values must be finite, row {int(np.argwhere(~np.isfinite(values))[0, 0])} is not.")
-        unusable = np.arange(values.shape[1])[None, :] >= available_taps(base)[:, None]
+        usable = available_taps(base)
+        usable[0] = self.directions != "data"
+        unusable = np.arange(values.shape[1])[None, :] >= usable[:, None]
         if values[unusable].any():
             row = int(np.argwhere(unusable & (values != 0))[0, 0])
             raise ParameterError(f"Row {row} has a parameter for a difference of outputs that does not exist yet there.")
@@ -228,16 +257,21 @@ class Parameters:
         """
         if not np.isfinite(strength):
             raise ParameterError(f"strength must be a finite number, got {strength}.")
+        start = scale_to_unit(self.coordinate, self.sigmas[0])
         if sigmas is None:
-            return correct(self.base(), self.directions, self.values, strength, self.guidance, self.model_sigmas)
+            return correct(self.base(), self.directions, self.values, strength, self.guidance, self.model_sigmas, start)
         grid = check_sigmas(sigmas)
         first = self._find(grid)
         part = build_tableau(self.method, grid, self.order, self.coordinate)
-        rows = _matching_rows(part, self.base(), first)
-        if rows is None:
+        if first:  # the steps of some solvers span several intervals
+            level, steps = self.sigmas[first], self.base().sigmas
+            first = steps.index(level) if level in steps else None
+        rows = None if first is None else _matching_rows(part, self.base(), first)
+        if first is None or rows is None:
             raise ParameterError(f"{self.method!r} takes other stages on this part of its grid; run it on the whole grid.")
         guidance = None if self.guidance is None else self.guidance[rows]
-        return correct(part, self.directions, self.values[rows], strength, guidance, self._told_on(part, rows, first))
+        told, start = self._told_on(part, rows, first), None if first else start
+        return correct(part, self.directions, self.values[rows], strength, guidance, told, start)
 
     def _told_on(self, part: Tableau, rows: list[int], first: int) -> tuple[float, ...] | None:
         """What the model is told at the evaluations of a solver on a part of the grid, whose rows are these of the whole."""
@@ -278,7 +312,8 @@ def _by_step(tableau: Tableau) -> list[list[int]]:
 
 
 def _matching_rows(part: Tableau, whole: Tableau, first: int) -> list[int] | None:
-    """For each row of a solver on a part of a grid, the row of the whole that does the same, or None if one is missing.
+    """For each row of a solver on a part of a grid, the row of the whole that does the same, or None if one is missing. The part
+    begins with the whole's step ``first``.
 
     The whole may have more: some solvers take fewer stages in the last steps of their grid, no corrector or no look ahead.
     """

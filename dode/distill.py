@@ -5,7 +5,8 @@ trajectory; at each row the residual to the teacher is regressed on the row's di
 does the next row start. Sums are kept per sample in float64, so the result does not depend on the micro-batch size.
 
 Differences from the official code: the teacher's grid contains the student's, λ is dimensionless, samples that judge the
-result are not fitted, and a correction that does not help them is shrunk or dropped.
+result are not fitted, and a correction that does not help them is shrunk or dropped. Which settings are otherwise the
+published ones, for each of the paper's solvers, says ``dode.paper``.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode.correction import MAX_TAPS, Parameters, RowEditor, correct, form_of
+from dode.coordinate import scale_to_unit
+from dode.correction import MAX_TAPS, Parameters, RowEditor, correct
 from dode.errors import FitError, NotFiniteError
 from dode.fit.held_out import check_split, split, squares
 from dode.least_squares import solve_normal_equations
@@ -114,7 +116,9 @@ def distill(
     directions: Directions | None = None,
     taps: int = 1,
     ridge: float = 0.0,
+    first_step: bool = False,
     teacher: Teacher | None = None,
+    half_way: bool = False,
     held_out: float = 0.25,
     guard: bool = True,
     micro_batch: int = 16,
@@ -136,7 +140,10 @@ def distill(
             the latter ("slopes"); the paper's choice for the solver by default.
         taps: how many successive differences each row may use; 1 is the paper's.
         ridge: shrinks towards the base solver; 0 is the paper's plain least squares.
+        first_step: correct the first step too, by ε - x, as the official code does in noise prediction. Not for "data".
         teacher: by default the paper's for the solver, with 10 substeps.
+        half_way: fit what a step predicts before it is corrected to where the teacher stands after half of its substeps, as the
+            official code does for EDM, and not to where the step ends. The number of substeps must be even.
         held_out: part of the samples that are not fitted but judge the result (at least one).
         guard: halve, quarter or drop corrections that do not lower the held-out error. Off only for comparisons.
         micro_batch: samples given to the model at once.
@@ -161,22 +168,25 @@ def distill(
     base = build_tableau(method, sigmas, order, coordinate)
     teacher = teacher or _default_teacher(method, order, coordinate)
     _check_settings(x, kind, taps, ridge, held_out, micro_batch)
+    if first_step and kind == "data":
+        raise FitError("first_step corrects by ε - x, which is for differences of noise outputs: 'noise' or 'slopes'.")
+    if half_way and (teacher.substeps % 2 or len(base.levels) > len(base.sigmas)):
+        raise FitError(
+            f"half_way is for a solver that predicts where its step ends, such as heun, and an even number of substeps; got "
+            f"{method!r} and {teacher.substeps}."
+        )
+    start = scale_to_unit(coordinate, base.sigma) if first_step else None
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
     held, batches = split(len(x), held_out, micro_batch, seed, groups)
 
     with torch.no_grad():
         levels = base.levels
-        fine = teacher.tableau(levels, sigma_min)
-        model.enter("teacher", fine.evaluations * len(x))
-        targets = torch.empty(len(levels) - 1, *x.shape, dtype=x.dtype, device=x.device)
-        every = teacher.substeps
-        for batch in batches:
-            targets[:, batch] = trajectory(model.on(batch), x[batch], fine, every)
-        target_at = dict(zip(levels[1:], targets, strict=True))
+        targets = _teach(model, x, teacher, levels, sigma_min, half_way, batches)
+        target_at = {level: targets.after[level] for level in levels[1:]}
 
         model.enter("student", base.evaluations * len(x))
         try:
-            values, kept = _fit_rows(model, x, base, kind, taps, ridge, target_at, batches, held, guard)
+            values, kept = _fit_rows(model, x, RowEditor(base, kind, start), taps, ridge, targets, batches, held, guard)
         except NotFiniteError:  # if the base solver leads there too, its check says so
             values, kept = np.zeros((len(base.rows), taps)), [0.0] * len(base.rows)
         chosen = order if order is not None else entry.default_order
@@ -242,6 +252,41 @@ def _check_settings(x: Tensor, directions: str, taps: int, ridge: float, held_ou
     check_split(held_out, micro_batch)
 
 
+@dataclass(frozen=True)
+class _Targets:
+    """Where the teacher stands, (N, …), by noise level: after the whole interval that ends there, and after half of it."""
+
+    after: dict[float, Tensor]
+    half: dict[float, Tensor]
+
+    def of(self, row: Row) -> Tensor:
+        """What a row is fitted to."""
+        return self.half.get(row.sigma, self.after[row.sigma]) if not row.commit else self.after[row.sigma]
+
+
+def _teach(
+    model: Metered,
+    x: Tensor,
+    teacher: Teacher,
+    levels: tuple[float, ...],
+    sigma_min: float,
+    half_way: bool,
+    batches: list[Tensor],
+) -> _Targets:
+    """Run the teacher on all samples."""
+    fine, parts = teacher.tableau(levels, sigma_min), 2 if half_way else 1
+    model.enter("teacher", fine.evaluations * len(x))
+    every = teacher.substeps // parts
+    found = torch.empty(-(-(len(fine.sigmas) - 1) // every), *x.shape, dtype=x.dtype, device=x.device)
+    for batch in batches:
+        found[:, batch] = trajectory(model.on(batch), x[batch], fine, every)
+    # The last interval may be left whole, so that it has no half.
+    ends = [min((i + 1) * parts, len(found)) - 1 for i in range(len(levels) - 1)]
+    after = {level: found[end] for level, end in zip(levels[1:], ends, strict=True)}
+    half = {level: found[i * parts] for i, level in enumerate(levels[1:])} if half_way else {}
+    return _Targets(after, half)
+
+
 def _rms(squares: Array, elements: int) -> float:
     """Root of the mean over samples (B,) of summed squares, and over the elements of a sample."""
     return float(np.sqrt(max(squares.mean(), 0.0) / elements))
@@ -250,28 +295,27 @@ def _rms(squares: Array, elements: int) -> float:
 def _fit_rows(
     model: Metered,
     x: Tensor,
-    base: Tableau,
-    directions: Directions,
+    editor: RowEditor,
     taps: int,
     ridge: float,
-    target_at: dict[float, Tensor],
+    targets: _Targets,
     batches: list[Tensor],
     held: list[int],
     guard: bool,
 ) -> tuple[Array, list[float]]:
     """The lock-step pass: parameters (rows, taps), and the part of each row's correction that the guard kept."""
-    walks = [Walk(x[batch], base.sigma, form_of(directions)) for batch in batches]
+    base = editor.base
+    walks = [Walk(x[batch], base.sigma, editor.form) for batch in batches]
     _evaluate(model, walks, batches, [walk.base for walk in walks], base.sigma)
-    editor = RowEditor(base, directions)
     values, kept = np.zeros((len(base.rows), taps)), []
     for number, base_row in enumerate(base.rows):
         row, h, differences = editor.begin(base_row)
         differences = differences[:taps]
         usable = len(differences)
-        grams = [
-            _gram(walk, row, target_at[row.sigma][batch], h, differences) for walk, batch in zip(walks, batches, strict=True)
-        ]
-        gram = np.concatenate(grams)
+        target = targets.of(row)
+        gram = np.concatenate(
+            [_gram(walk, row, target[batch], h, differences) for walk, batch in zip(walks, batches, strict=True)]
+        )
         values[number, :usable], part = _solve(gram, ridge, held, guard)
         kept.append(part)
         elements = x[0].numel()
@@ -298,9 +342,9 @@ def _evaluate(model: Metered, walks: list[Walk], batches: list[Tensor], points: 
 def _gram(walk: Walk, row: Row, target: Tensor, h: float, differences: list[Weights]) -> Array:
     """Per sample, inner products of h times the differences and, last, the row's residual to the target: float64
     (B, k+1, k+1)."""
-    vectors = [sum((h * w * walk.outputs[index].double() for index, w in each), target.new_zeros(())) for each in differences]
+    vectors = [h * walk.weigh(each) for each in differences]
     vectors.append(target.double() - walk.combine(row).double())
-    stacked = torch.stack([vector.expand(target.shape).flatten(1) for vector in vectors], dim=1).double()
+    stacked = torch.stack([vector.flatten(1) for vector in vectors], dim=1)
     return (stacked @ stacked.mT).cpu().numpy()
 
 

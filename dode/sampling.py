@@ -10,7 +10,7 @@ from torch import Tensor
 from dode.correction import Parameters
 from dode.errors import ModelError
 from dode.methods import build_tableau
-from dode.tableau import Prediction, Row, Tableau
+from dode.tableau import BASE, Prediction, Row, Tableau, Weights
 
 Denoiser = Callable[..., Any]  # returns a tensor or Guided
 Callback = Callable[[dict[str, Any]], None]
@@ -68,7 +68,7 @@ class Walk:
 
     def combine(self, row: Row) -> Tensor:
         """The row's result."""
-        scale = row.sigma / self.sigma if self.prediction == "data" else 1.0
+        scale = row.base * (row.sigma / self.sigma if self.prediction == "data" else 1.0)
         weights = iter(row.weights)
         if scale == 0:  # the last step keeps nothing of x
             index, weight = next(weights)
@@ -83,6 +83,11 @@ class Walk:
         for index, weight in row.guidance:
             y.add_(self.directions[index], alpha=weight)
         return y
+
+    def weigh(self, weights: Weights) -> Tensor:
+        """A combination of outputs in float64, with ``BASE`` for the base point; 0 if there is none."""
+        terms = [weight * (self.base if index == BASE else self.outputs[index]).double() for index, weight in weights]
+        return sum(terms, torch.zeros_like(self.base, dtype=torch.float64))
 
     def commit(self, y: Tensor, row: Row) -> None:
         """Make a row's result the new base point."""

@@ -9,6 +9,9 @@ estimate of x0) and ε = (x - D) / σ the noise output. Each of its updates is a
 This is a general linear method (Butcher) with predict, evaluate and correct as flags. The condition on the sum (the row's
 *increment*) is consistency: a constant D is integrated exactly.
 
+A correction by the noisy start (``dode.correction``) also multiplies x_base by a number of its own. Such a row is not
+consistent.
+
 Under classifier-free guidance an evaluation gives one thing more, G = D_cond - D_uncond. A row may add Σ c_j · G_j, in either
 form: it changes the guidance scale step by step, so these weights need not sum to anything.
 """
@@ -30,6 +33,7 @@ Directions = Literal["data", "noise", "slopes"]  # what successive differences a
 DIRECTIONS: tuple[Directions, ...] = (*PREDICTIONS, "slopes")
 Array = NDArray[np.float64]
 Weights = tuple[tuple[int, float], ...]
+BASE = -1  # stands for the base point where a correction weighs it among the outputs
 
 MAX_STEPS = 1000
 
@@ -77,6 +81,7 @@ class Row:
         evaluate: the model is evaluated at the result.
         commit: the result becomes the base of the rows after it; this ends a step.
         guidance: weights of the guidance directions G, pairs like ``weights``.
+        base: what x_base is multiplied by, beside the form's own factor. Where it is not 1 the weights may have any sum.
     """
 
     sigma: float
@@ -84,6 +89,7 @@ class Row:
     evaluate: bool = True
     commit: bool = True
     guidance: Weights = ()
+    base: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,10 @@ class Tableau:
                 last = index
         for _, weight in row.weights:
             total, size = total + weight, size + abs(weight)
+        if not math.isfinite(row.base):
+            raise TableauError(f"Row {number} multiplies its base point by {row.base}.")
         wanted = increment(self.prediction, base, row.sigma)
-        if self.consistent and not abs(total - wanted) <= 1e-9 * max(size, abs(wanted), 1e-300):
+        if self.consistent and row.base == 1 and not abs(total - wanted) <= 1e-9 * max(size, abs(wanted), 1e-300):
             raise TableauError(f"Row {number} is not consistent: its weights sum to {total:.17g}, not {wanted:.17g}.")
 
     @cached_property
@@ -213,6 +221,7 @@ class Converter:
         self._rows: list[Row] = []
         self._sigma = base.sigma  # of the current base point
         self._evaluations = 1
+        self._shifted = False
         # Where points lie, as combinations of the outputs in the target form and, after those, of the guidance directions:
         # x/σ minus its start for "data", x for "noise".
         self._position = np.zeros(2 * base.evaluations)
@@ -222,6 +231,11 @@ class Converter:
         """The base solver's next row in the target form, from the points reached so far."""
         if self._base.prediction == self._prediction:
             return row
+        if self._shifted and any(index == 0 for index, _ in row.weights):
+            raise TableauError(
+                "The rows of this solver go back to its first output, which a correction of the first step by the noisy start "
+                "does not allow. Leave the first step as it is, or take a solver that is given in noise outputs."
+            )
         sigmas, count = self._base.evaluation_sigmas, self._base.evaluations
         total = np.zeros(2 * count)
         for index, weight in row.weights:
@@ -229,11 +243,12 @@ class Converter:
             total[index] -= weight * sigmas[index] if self._prediction == "noise" else weight / sigmas[index]
         for index, weight in row.guidance:
             total[count + index] += weight
-        return Row(row.sigma, sparse(total[:count]), row.evaluate, row.commit, sparse(total[count:]))
+        return Row(row.sigma, sparse(total[:count]), row.evaluate, row.commit, sparse(total[count:]), row.base)
 
     def append(self, row: Row) -> None:
         """Take this row, given in the target form."""
         self._rows.append(row)
+        self._shifted |= row.base != 1  # points from before are no combination of outputs as seen from those after it
         self._evaluations += row.evaluate
         if self._base.prediction != self._prediction:
             position, count = self._position.copy(), self._base.evaluations

@@ -4,6 +4,7 @@ import importlib
 import math
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_a_long_grid(name: str) -> None:
         assert build_tableau(name, grid, order).evaluations >= 1000
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "dpm_fast"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dpm_fast", "dpm_2_singlestep", "dpm_3_singlestep")])
 @pytest.mark.parametrize(("first", "last"), [(0, 4), (2, 6), (1, 5)])
 def test_split_grid_uses_the_rows_of_its_steps(name: str, first: int, last: int) -> None:
     """The correction of a part is that of the whole, step by step; here λ numbers the rows."""
@@ -68,6 +69,22 @@ def test_split_grid_uses_the_rows_of_its_steps(name: str, first: int, last: int)
     assert [row.sigma for row in part.rows] == [row.sigma for row in plain.rows]
     assert part.rows[0] == plain.rows[0]
     assert all(a.weights != b.weights for a, b in zip(part.rows[1:], plain.rows[1:], strict=True))
+
+
+@pytest.mark.parametrize(("name", "step"), [("dpm_2_singlestep", 2), ("dpm_3_singlestep", 3)])
+def test_a_part_of_steps_over_several_intervals_begins_where_one_does(name: str, step: int) -> None:
+    rows = len(build_tableau(name, GRID).rows)
+    values = np.where(np.arange(rows) > 0, np.arange(rows) + 1.0, 0)[:, None]
+    told = tuple(1.01 * sigma for sigma in GRID[:-1])
+    parameters = Parameters(name, METHODS[name].default_order, "noise", tuple(GRID), values, model_sigmas=told)
+    part, whole = parameters.tableau(GRID[step:]), parameters.tableau()
+    assert part.model_sigmas == told[step:]
+    ours, theirs = part.rows[1:], whole.rows[step + 1 :]
+    assert len(ours) == len(theirs) > 1
+    for row, same in zip(ours, theirs, strict=True):
+        assert row == replace(same, weights=tuple((index - step, weight) for index, weight in same.weights))
+    with pytest.raises(ParameterError, match="other stages"):
+        parameters.tableau(GRID[1:])
 
 
 def test_dpm_fast_runs_on_its_whole_grid_only() -> None:
@@ -127,7 +144,8 @@ def test_a_refused_cfg_pp_sampler_names_the_plain_one() -> None:
         ("d_ipndm", "ipndm"),
         ("PNDM", "ipndm"),
         ("D-PLMS", "ipndm"),
-        ("D-DPM-Solver-2", "dpm_2"),
+        ("D-DPM-Solver-2", "dpm_2_singlestep"),
+        ("dpm_solver_2", "dpm_2"),
         ("DPM-Solver-3", "dpm_3"),
         ("D-DEIS", "deis"),
         ("D-EDM", "heun"),
@@ -142,8 +160,10 @@ def test_the_names_that_people_use_are_understood(said: str, meant: str) -> None
 def test_every_name_is_found_in_any_dress() -> None:
     for method in METHODS.values():
         for name in (method.name, *method.aliases):
-            for dressed in (name.upper(), f"sample_{name}", f"D-{name}", name.replace("_", "-")):
+            for dressed in (name.upper(), f"sample_{name}", name.replace("_", "-")):
                 assert get_method(dressed).name == method.name
+            own = [other for other in METHODS.values() if f"d_{name}" in other.aliases]  # where the D- version is of another
+            assert get_method(f"D-{name}") in (own or [method])
 
 
 def test_corrected_ipndm_v_has_the_weights_of_adams_bashforth() -> None:

@@ -3,7 +3,10 @@
 In the paper's own coordinates: the variance-preserving state is α·x0 + s·n with α = 1/√(1+σ²) and s = σ·α, and ε is the noise
 that the model finds in it. ``d`` is the difference of the newest output and the one before; for iPNDM and DEIS, of the
 combination of outputs that the step uses and that of the step before. Each formula is a function from λ to a point, affine in
-λ, so a least-squares λ needs it at 0 and at 1 only. Teachers take 10 steps to each of the student's.
+λ, so a least-squares λ needs it at 0 and at 1 only. Teachers take 10 steps to each of the student's, or to each of its
+evaluations.
+
+In noise prediction the official code corrects the first step too, by ε - z. ``FIRST`` says whether the formulas here do.
 """
 
 from collections.abc import Callable
