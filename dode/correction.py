@@ -312,10 +312,10 @@ def _by_step(tableau: Tableau) -> list[list[int]]:
 
 
 def _matching_rows(part: Tableau, whole: Tableau, first: int) -> list[int] | None:
-    """For each row of a solver on a part of a grid, the row of the whole that does the same, or None if one is missing. The part
-    begins with the whole's step ``first``.
+    """For each row of a solver on a part of a grid, the row of the whole that does the same, or None if one is missing.
 
-    The whole may have more: some solvers take fewer stages in the last steps of their grid, no corrector or no look ahead.
+    The part begins with the whole's step ``first``. The whole may have more rows: some solvers take fewer stages in the last
+    steps of their grid, no corrector or no look ahead.
     """
     found: list[int] = []
     for mine, theirs in zip(_by_step(part), _by_step(whole)[first:], strict=False):

@@ -6,7 +6,8 @@ combination of outputs that the step uses and that of the step before. Each form
 λ, so a least-squares λ needs it at 0 and at 1 only. Teachers take 10 steps to each of the student's, or to each of its
 evaluations.
 
-In noise prediction the official code corrects the first step too, by ε - z. ``FIRST`` says whether the formulas here do.
+In noise prediction the official code corrects the first step too, by ε - z; ``first`` says whether the formulas here do. For
+EDM its teacher is DDIM with 10 steps for each of Heun's evaluations, and the predicted point is compared half way.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,11 @@ from torch import Tensor
 
 from dode.demo.mixture import ring
 from dode.distill import distill
-from dode.methods import build_tableau, get_method
+from dode.methods import build_tableau
 from dode.sampling import sample
+from dode.teacher import Teacher
 
+Formulas = Callable[[Tensor, bool], list[Any]]  # from the start to the factors of d, and the end
 SAMPLES, SEED, C = 12, 0, 10
 HELD = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(SEED)).tolist()[:3]
 FITTED = [i for i in range(SAMPLES) if i not in HELD]
@@ -49,11 +52,11 @@ def epsilon(z: Tensor, sigma: float) -> Tensor:
     return (z - alpha(sigma) * denoised(z / alpha(sigma), sigma)) / noise_level(sigma)
 
 
-def subdivided(levels: list[float]) -> list[float]:
-    """Each interval in C parts, uniform in σ^(1/7)."""
+def subdivided(levels: list[float], parts: int = C) -> list[float]:
+    """Each interval in so many parts, uniform in σ^(1/7)."""
     fine = levels[:1]
     for start, end in pairwise(levels):
-        fine += [((1 - k / C) * start ** (1 / 7) + k / C * end ** (1 / 7)) ** 7 for k in range(1, C)] + [end]
+        fine += [((1 - k / parts) * start ** (1 / 7) + k / parts * end ** (1 / 7)) ** 7 for k in range(1, parts)] + [end]
     return fine
 
 
@@ -63,10 +66,12 @@ class Fit:
     def __init__(self, targets: dict[float, Tensor]):
         self.targets, self.lambdas, self.units = targets, [], []
 
-    def __call__(self, sigma: float, formula: Callable[[float], Tensor], absolute: float) -> Tensor:
+    def __call__(
+        self, sigma: float, formula: Callable[[float], Tensor], absolute: float, target: Tensor | None = None
+    ) -> Tensor:
         """``absolute``: what λ = 1 adds, in multiples of d, to the state at σ without its α."""
         base, direction = formula(0), formula(1) - formula(0)
-        value, target = 0.0, self.targets[sigma]
+        value, target = 0.0, self.targets[sigma] if target is None else target
         if direction.any():
             d = direction[FITTED]
             value = float((d * (target - base)[FITTED]).sum() / (d * d).sum())
@@ -88,16 +93,21 @@ def ddim_teacher(z: Tensor, levels: list[float]) -> dict[float, Tensor]:
     return found
 
 
-def ddim_noise(z: Tensor) -> list[Any]:
+def missing(eps: Tensor, z: Tensor, first: bool) -> Tensor:
+    """The difference in the first step, which has no output before its own."""
+    return eps - z if first else 0 * eps
+
+
+def ddim_noise(z: Tensor, first: bool) -> list[Any]:
     fit, before = Fit(ddim_teacher(z, GRID)), None
     for start, end in pairwise(GRID):
         eps = epsilon(z, start)
-        d = 0 * eps if before is None else eps - before
+        d = missing(eps, z, first) if before is None else eps - before
         z, before = fit(end, lambda v, z=z, e=eps, d=d, s=start, t=end: transfer(z, e + v * d, s, t), end - start), eps
     return [*fit.lambdas, z]
 
 
-def ddim_data(z: Tensor) -> list[Any]:
+def ddim_data(z: Tensor, first: bool) -> list[Any]:
     def step(z: Tensor, x0: Tensor, start: float, end: float) -> Tensor:
         return alpha(end) * x0 + noise_level(end) * (z - alpha(start) * x0) / noise_level(start)
 
@@ -113,7 +123,7 @@ def ddim_data(z: Tensor) -> list[Any]:
 ADAMS = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
 
 
-def ipndm(z: Tensor) -> list[Any]:
+def ipndm(z: Tensor, first: bool) -> list[Any]:
     def combined(history: list[Tensor]) -> Tensor:
         weights = ADAMS[min(4, len(history))]
         return sum((w * e for w, e in zip(weights, reversed(history), strict=False)), torch.zeros_like(z))
@@ -127,7 +137,7 @@ def ipndm(z: Tensor) -> list[Any]:
     for start, end in pairwise(GRID):
         history.append(epsilon(z, start))
         e = combined(history)
-        d = 0 * e if before is None else e - before
+        d = missing(e, z, first) if before is None else e - before
         z, before = fit(end, lambda v, z=z, e=e, d=d, s=start, t=end: transfer(z, e + v * d, s, t), end - start), e
     return [*fit.lambdas, z]
 
@@ -138,7 +148,7 @@ def vp_time(sigma: float) -> float:
     return (sqrt(beta_min**2 + 2 * beta_d * log(1 + sigma**2)) - beta_min) / beta_d
 
 
-def deis(order: int) -> Callable[[Tensor], list[Any]]:
+def deis(order: int) -> Formulas:
     def step(z: Tensor, history: list[Tensor], levels: list[float], i: int) -> tuple[Tensor, Tensor]:
         """α'/α·z + Σ C_ij ε_j, the weights C by adaptive quadrature of the polynomials in t; and Σ C_ij ε_j / Σ C_ij."""
         start, end, k = levels[i], levels[i + 1], min(order, i + 1)
@@ -154,7 +164,7 @@ def deis(order: int) -> Callable[[Tensor], list[Any]]:
             combined, total = combined + weight * history[-1 - j], total + weight
         return alpha(end) / alpha(start) * z + alpha(end) * combined, combined / total
 
-    def run(z: Tensor) -> list[Any]:
+    def run(z: Tensor, first: bool) -> list[Any]:
         targets, fine, y, history = {}, subdivided(GRID), z, []
         for i, end in enumerate(fine[1:]):
             history.append(epsilon(y, fine[i]))
@@ -164,7 +174,7 @@ def deis(order: int) -> Callable[[Tensor], list[Any]]:
         for i, end in enumerate(GRID[1:]):
             history.append(epsilon(z, GRID[i]))
             base, combined = step(z, history, GRID, i)
-            d = 0 * combined if before is None else combined - before
+            d = missing(combined, z, first) if before is None else combined - before
             # The paper adds λ·d to the state itself.
             z, before = fit(end, lambda v, base=base, d=d: base + v * d, 1 / alpha(end)), combined
         return [*fit.lambdas, z]
@@ -172,28 +182,35 @@ def deis(order: int) -> Callable[[Tensor], list[Any]]:
     return run
 
 
-def dpm_solver(order: int) -> Callable[[Tensor], list[Any]]:
-    def run(z: Tensor) -> list[Any]:
-        inner = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}[order]
-        levels = GRID[:1]
-        for start, end in pairwise(GRID):
-            levels += [start * (end / start) ** r for r in inner] + [end]
+def every_interval(*inner: float) -> list[list[float]]:
+    """The levels of each step where every interval is one, with inner points uniform in ln σ."""
+    return [[start, *(start * (end / start) ** r for r in inner), end] for start, end in pairwise(GRID)]
+
+
+def dpm_solver(*steps: list[float]) -> Formulas:
+    """Steps of order 1 to 3, each over its levels."""
+
+    def run(z: Tensor, first: bool) -> list[Any]:
+        levels = [steps[0][0], *(level for step in steps for level in step[1:])]
         fit, before = Fit(ddim_teacher(z, levels)), None
-        for step, end in enumerate(GRID[1:]):
-            start, h = GRID[step], log(GRID[step] / end)
-            stages = [(r, levels[step * order + 1 + k]) for k, r in enumerate(inner)]
+        for start, *inner, end in steps:
+            h = log(start / end)
+            stages = [(log(start / level) / h, level) for level in inner]
             eps = epsilon(z, start)
-            d = 0 * eps if before is None else eps - before
+            d = missing(eps, z, first) if before is None else eps - before
+            if not inner:
+                z, before = fit(end, lambda v, z=z, e=eps, d=d, s=start, t=end: transfer(z, e + v * d, s, t), end - start), eps
+                continue
             r1, s1 = stages[0]
-            first = noise_level(s1) * expm1(r1 * h)
+            factor = noise_level(s1) * expm1(r1 * h)
             u = fit(
                 s1,
-                lambda v, z=z, e=eps, d=d, s=s1, a=start, c=first: alpha(s) / alpha(a) * z - c * (e + v * d),
+                lambda v, z=z, e=eps, d=d, s=s1, a=start, c=factor: alpha(s) / alpha(a) * z - c * (e + v * d),
                 -s1 * expm1(r1 * h),
             )
             eps_1 = epsilon(u, s1)
             d1, plain = eps_1 - eps, alpha(end) / alpha(start) * z - noise_level(end) * expm1(h) * eps
-            if order == 2:
+            if len(stages) == 1:
                 weight = noise_level(end) / (2 * r1) * expm1(h)
                 bracket, last, before = d1, d1, eps_1
             else:
@@ -210,26 +227,27 @@ def dpm_solver(order: int) -> Callable[[Tensor], list[Any]]:
     return run
 
 
-def edm(x: Tensor) -> list[Any]:
+def edm(x: Tensor, first: bool, half_way: bool = False) -> list[Any]:
     """Heun's method in the variance-exploding state, λ at both stages, on differences of denoised outputs."""
     levels = [*GRID, 0.0]
 
     def slope(x: Tensor, x0: Tensor, sigma: float) -> Tensor:
         return (x - x0) / sigma
 
-    targets, y, fine = {}, x, subdivided(levels)
+    targets, y, fine = {}, x, subdivided(levels, 2 * C if half_way else C)
     for start, end in pairwise(fine):
         d = slope(y, denoised(y, start), start)
         predicted = y + (end - start) * d
-        y = predicted if end == 0 else y + (end - start) * (d + slope(predicted, denoised(predicted, end), end)) / 2
+        y = predicted if end == 0 or half_way else y + (end - start) * (d + slope(predicted, denoised(predicted, end), end)) / 2
         targets[end] = y
     fit, before = Fit(targets), None
-    for start, end in pairwise(levels):
+    for i, (start, end) in enumerate(pairwise(levels)):
+        half = targets[fine[(2 * i + 1) * C]] if half_way and end else None
         x0 = denoised(x, start)
         h, d = end - start, 0 * x0 if before is None else x0 - before
         gradient, before = slope(x, x0, start), x0
         # A change of λ·d in x0 changes the slope by -λ·d/σ, and the point by h times that.
-        predicted = fit(end, lambda v, x=x, g=gradient, h=h, d=d, s=start: x + h * (g - v * d / s), 1 - end / start)
+        predicted = fit(end, lambda v, x=x, g=gradient, h=h, d=d, s=start: x + h * (g - v * d / s), 1 - end / start, half)
         if end == 0:
             return [*fit.lambdas, predicted]
         x0 = denoised(predicted, end)
@@ -239,32 +257,59 @@ def edm(x: Tensor) -> list[Any]:
     raise AssertionError("the grid ends at 0")
 
 
+def edm_half_way(x: Tensor, first: bool) -> list[Any]:
+    return edm(x, first, half_way=True)
+
+
 FAMILIES = {
     "D-DDIM, noise": ("ddim", None, "noise", False, ddim_noise),
     "D-DDIM, data": ("ddim", None, "data", True, ddim_data),
     "D-iPNDM": ("ipndm", None, None, False, ipndm),
-    "D-DPM-Solver-2": ("dpm_solver_2", None, None, False, dpm_solver(2)),
-    "D-DPM-Solver-3": ("dpm_solver_3", None, None, False, dpm_solver(3)),
+    "D-DPM-Solver-2": ("D-DPM-Solver-2", None, None, False, dpm_solver(GRID[:3], GRID[2:])),
+    "D-DPM-Solver-3": ("D-DPM-Solver-3", None, None, False, dpm_solver(GRID[:4], GRID[3:])),
+    "DPM-Solver-2 in every interval": ("dpm_solver_2", None, None, False, dpm_solver(*every_interval(1 / 2))),
+    "DPM-Solver-3 in every interval": ("dpm_solver_3", None, None, False, dpm_solver(*every_interval(1 / 3, 2 / 3))),
     "D-DEIS, tAB1": ("deis", 2, None, False, deis(2)),
     "D-DEIS, tAB2": ("deis", 3, None, False, deis(3)),
     "D-DEIS, tAB3": ("deis", 4, None, False, deis(4)),
-    "D-EDM": ("edm", None, None, True, edm),
+    "D-EDM": ("edm", None, None, True, edm_half_way),
+    "D-EDM with Heun's teacher": ("edm", None, None, True, edm),
 }
-TEACHERS = {"ddim": "euler", "ipndm": "ipndm", "dpm_solver_2": "euler", "dpm_solver_3": "euler", "deis": "deis", "edm": "heun"}
+DATA = (ddim_data, edm, edm_half_way)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_paper_s_formula_gives_the_same_parameters_and_trajectory(family: str) -> None:
+CASES = [
+    pytest.param(family, first, id=f"{family}{', first step too' * first}")
+    for family in FAMILIES
+    for first in (False, True)
+    if not (first and FAMILIES[family][-1] in DATA)  # only noise outputs have something to compare the first one with
+]
+
+
+@pytest.mark.parametrize(("family", "first"), CASES)
+def test_the_paper_s_formula_gives_the_same_parameters_and_trajectory(family: str, first: bool) -> None:
     method, order, directions, to_zero, reference = FAMILIES[family]
-    assert get_method(get_method(method).teacher).name == TEACHERS[method]
     x = torch.randn(SAMPLES, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * GRID[0]
     sigmas = [*GRID, 0.0] if to_zero else GRID
-    found = distill(MODEL, x, sigmas, method=method, order=order, directions=directions, guard=False, seed=SEED)
+    half = reference is edm_half_way
+    teacher = Teacher("euler", substeps=2 * C) if half else None
+    found = distill(
+        MODEL,
+        x,
+        sigmas,
+        method=method,
+        order=order,
+        directions=directions,
+        first_step=first,
+        teacher=teacher,
+        half_way=half,
+        guard=False,
+        seed=SEED,
+    )
     assert found.report.held_out == len(HELD)
-    assert found.report.teacher.substeps == C
 
-    exploding = reference is edm
-    *wanted, end = reference(x if exploding else x * alpha(GRID[0]))
+    exploding = reference in (edm, edm_half_way)
+    *wanted, end = reference(x if exploding else x * alpha(GRID[0]), first)
     if not exploding:
         end = end / alpha(sigmas[-1])
     # Ours times the row's increment is the factor of the difference.
@@ -277,6 +322,7 @@ def test_the_paper_s_formula_gives_the_same_parameters_and_trajectory(family: st
     steps = [1 - r.sigma / s if form == "data" else r.sigma - s for r, s in zip(base.rows, starts, strict=True)]
     got = found.parameters.values[:, 0] * np.array(steps)
     assert np.abs(got).max() > 1e-3
+    assert bool(got[0]) == first
     np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
     ours = sample(MODEL, x, found.parameters.tableau())
     assert float((ours - end).abs().max()) < 1e-9 * float(end.abs().max())
