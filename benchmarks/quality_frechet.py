@@ -9,7 +9,7 @@ due to the number of samples.
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from dode.schedules import schedule
 DIRECTIONS, REFERENCE_STEPS, SEED = 64, 18, 5000  # EDM's steps for pictures of this size
 
 Cell = dict[str, Any]
-Features = Callable[[Tensor], Tensor]
 
 
 def true_pictures(count: int, seed: int) -> Tensor:
@@ -46,22 +45,44 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a.mean(0) - b.mean(0)).square().sum() + first.trace() + second.trace() - 2 * cross)
 
 
-def _rows(model: BenchModel, guidance: float, cells: list[Cell], true: Tensor, features: Features) -> Iterator[Cell]:
-    noise, extra = model.noise(len(true), SEED), model.extra_args(model.fit_prompts)
+class TruePictures:
+    """True pictures as features, and what makes features of others.
+
+    Attributes:
+        features: (N, 64).
+        explained: which part of the variance the directions hold.
+        floor: the distance of as many other true pictures.
+    """
+
+    def __init__(self, count: int):
+        mine, others = true_pictures(count, 1), true_pictures(count, 2)
+        self._mean = mine.mean(0)
+        self._basis = torch.linalg.eigh(torch.cov(mine.T))[1][:, -DIRECTIONS:]
+        self.features = self.features_of(mine)
+        self.explained = float(np.square(self.features.std(0)).sum() / mine.var(0).sum())
+        self.floor = distance(self.features_of(others), self.features)
+
+    def features_of(self, samples: Tensor) -> Tensor:
+        """Coefficients of pictures on the leading principal directions of the true ones."""
+        return (samples.cpu().double().flatten(1) - self._mean) @ self._basis
+
+
+def _rows(model: BenchModel, guidance: float, cells: list[Cell], true: TruePictures) -> Iterator[Cell]:
+    noise, extra = model.noise(len(true.features), SEED), model.extra_args(model.fit_prompts)
 
     def row(name: str, evaluations: int, samples: Tensor) -> Cell:
-        found = features(samples)
+        found = true.features_of(samples)
         return {
             "guidance": guidance,
             "sampler": name,
             "evaluations": evaluations,
-            "to true pictures": distance(found, true),
+            "to true pictures": distance(found, true.features),
             "to the reference": distance(found, exact),
         }
 
     build = build_tableau("heun", schedule("karras", REFERENCE_STEPS, *model.sigma_range))
     reference = run_table(model, guidance, build, noise, extra)
-    exact = features(reference)
+    exact = true.features_of(reference)
     yield row("reference", build.evaluations, reference)
     for cell in cells:
         evaluations, name = cell["evaluations"], cell["stock"]["name"]
@@ -86,39 +107,32 @@ def frechet(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], st
     whole = [c for c in report if not rotated(c)]
     chosen = [c for c in whole if c["model"] == "embedded" and c["evaluations"] in plan.evaluations]
     model = embedded(torch.device(options.device))
-    mine, others = true_pictures(count, 1), true_pictures(count, 2)
-    mean = mine.mean(0)
-    basis = torch.linalg.eigh(torch.cov(mine.T))[1][:, -DIRECTIONS:]
-    true = (mine - mean) @ basis
-    floor = distance((others - mean) @ basis, true)
-
-    def features(samples: Tensor) -> Tensor:
-        return (samples.cpu().double().flatten(1) - mean) @ basis
-
+    true = TruePictures(count)
     rows: list[Cell] = []
     for guidance in plan.guidances:
         cells = [cell for cell in chosen if cell["guidance"] == guidance]
         if not cells:
             raise SystemExit(f"{options.shortlist} has no such cells of the embedded model at guidance {guidance:g}.")
-        for row in _rows(model, guidance, cells, true, features):
+        for row in _rows(model, guidance, cells, true):
             rows.append(row)
             print(row, flush=True)
-    explained = float(np.square(true.std(0)).sum() / mine.var(0).sum())
     result = {
         "command": options.command,
         "machine": torch_settings(options.device),
         "seconds": time.time() - started,
         "pictures": count,
-        "explained": explained,
-        "floor": floor,
+        "explained": true.explained,
+        "floor": true.floor,
         "rows": rows,
     }
     heads = ["guidance", "sampler", "NFE", "to true pictures", "to the reference"]
     texts = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in r.items()] for r in rows]
     text = ["# Fréchet distance on the embedded model", f"    {options.command}", (__doc__ or "").partition("\n\n")[2].strip()]
     text.append(
-        f"{count} pictures on each side; the directions hold {explained:.0%} of the variance. True pictures against other true "
-        f"ones: {floor:.4f}. Reference: {REFERENCE_STEPS} steps of Heun's method on Karras's noise levels. Stock and distilled "
+        f"{count} pictures on each side; the directions hold {true.explained:.0%} of the variance. True pictures against "
+        f"other true "
+        f"ones: {true.floor:.4f}. Reference: {REFERENCE_STEPS} steps of Heun's method on Karras's noise levels. Stock and "
+        f"distilled "
         f"samplers are those of `{options.shortlist.as_posix()}`."
     )
     return result, "\n\n".join([*text, table(heads, texts)]) + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 from dode import __version__
 from dode.errors import DodeError
 from dode.methods import METHODS
+from dode.paper import FAMILIES
 from dode.schedules import SCHEDULES
 from dode.tableau import DIRECTIONS
 
@@ -101,7 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
         "number a row, as published",
     )
     distill.add_argument(
-        "--method", help=f"base solver; default: the best of several (euler in mode paper); one of {', '.join(METHODS)}"
+        "--method",
+        help="base solver; default: the best of several (in mode paper: of the paper's with one evaluation a step); one of "
+        f"{', '.join((*METHODS, *(family.name for family in FAMILIES)))}",
     )
     distill.add_argument("--order", type=int, help="order, for solvers that come in several; mode paper")
     distill.add_argument(
@@ -115,7 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--directions",
         choices=DIRECTIONS,
-        help="difference denoised (data) or noise outputs, or the slopes of successive steps; mode paper; default: the paper's",
+        help="difference denoised (data) or noise outputs, or the slopes of successive steps; mode paper; default: the "
+        "paper's, for DDIM by the model's prediction",
     )
     distill.add_argument(
         "--samples",
@@ -133,7 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--substeps",
         type=int,
-        help="teacher steps for each step of the student (of ten steps, but in mode paper); default 10 in mode paper",
+        help="teacher steps for each step of the student (of ten steps, but in mode paper; in that for D-EDM for each "
+        "evaluation); default 10 in mode paper",
     )
     distill.add_argument("--micro-batch", type=int, default=16, help="samples given to the model at once")
     distill.add_argument("--seed", type=int, default=0, help="of the noise")

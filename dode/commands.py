@@ -19,7 +19,6 @@ from dode import durable
 from dode.claims import check as check
 from dode.cost import cost_text
 from dode.distill import Distillation
-from dode.distill import distill as fit
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
 from dode.fit.plan import planned, usual_samples
 from dode.fit.starts import SOLVERS, usual_grids
@@ -32,6 +31,7 @@ from dode.measure import Bench
 from dode.methods import METHODS, build_tableau, get_method, steps_within
 from dode.models import Model
 from dode.options import check_counts, model_of, table_text, warn_of_differences
+from dode.paper import SAMPLES, SUBSTEPS, choices, distill_published
 from dode.parameter_file import (
     Entry,
     ParameterFile,
@@ -46,8 +46,6 @@ from dode.progress import Bars
 from dode.recipe import COMMAND_LINE, recipe
 from dode.schedules import schedule, teacher_schedule
 from dode.teacher import Teacher
-
-_PAPER_SAMPLES = 64  # of the fit in closed form, which is cheap
 
 
 def _grid(model: Model, name: str, method: str, order: int | None, evaluations: int) -> Any:
@@ -94,7 +92,7 @@ def distill(options: Namespace) -> int:
     if options.samples is None:
         guided = options.guidance[0] != 1
         options.samples = (
-            _PAPER_SAMPLES
+            SAMPLES
             if options.mode == "paper"
             else max(usual_samples(MODES[options.mode], n, guided=guided) for n in options.evaluations)
         )
@@ -205,28 +203,30 @@ def _common(options: Namespace, model: Model) -> dict[str, Any]:
 
 
 def _fit_paper(options: Namespace, model: Model, evaluations: int, counts: Counter[str]) -> Distillation:
-    method = get_method(options.method or "euler")
-    chosen = options.teacher or method.teacher
-    same = get_method(chosen).name == method.name
-    substeps = 10 if options.substeps is None else options.substeps
-    sigmas = _grid(model, options.schedule or "karras", method.name, options.order, evaluations)
-    with Bars(f"{method.name} {evaluations} ") as bars:
-        found = fit(
+    found = choices(
+        options.method,
+        order=options.order,
+        directions=options.directions,
+        prediction=model.info.prediction,
+        coordinate=model.coordinate,
+        teacher=options.teacher,
+        substeps=SUBSTEPS if options.substeps is None else options.substeps,
+    )
+    sigmas = _grid(model, options.schedule or "karras", found[0].method, options.order, evaluations)
+    with Bars(f"{found[0].method if len(found) == 1 else 'paper'} {evaluations} ") as bars:
+        result = distill_published(
             model.denoiser,
             model.noise(options.samples, options.seed, float(sigmas[0])),
             sigmas,
-            method=method.name,
-            order=options.order,
+            found,
             coordinate=model.coordinate,
-            directions=options.directions,
             guard=options.guard,
-            teacher=Teacher(chosen, options.order if same else None, substeps, model.coordinate),
             sigma_min=model.sigma_min,
             **_common(options, model),
             progress=bars,
         )
     counts.update(bars.counts)
-    return found
+    return result
 
 
 def _fit_students(

@@ -1,8 +1,6 @@
 """The fit: find the parameters with which few student steps land where many teacher steps land.
 
-The paper's closed form (Kim, Tang and Yu 2024, section 4), in lock-step: all samples advance row by row on the student's own
-trajectory; at each row the residual to the teacher is regressed on the row's directions, the solution is applied, and only then
-does the next row start. Sums are kept per sample in float64, so the result does not depend on the micro-batch size.
+The paper's closed form (Kim, Tang and Yu 2024, section 4), in lock-step (``dode.fit.closed_form``).
 
 Differences from the official code: the teacher's grid contains the student's, λ is dimensionless, samples that judge the
 result are not fitted, and a correction that does not help them is shrunk or dropped. Which settings are otherwise the
@@ -19,18 +17,15 @@ import torch
 from torch import Tensor
 
 from dode.coordinate import scale_to_unit
-from dode.correction import MAX_TAPS, Parameters, RowEditor, correct
+from dode.correction import MAX_TAPS, Parameters, RowEditor
 from dode.errors import FitError, NotFiniteError
-from dode.fit.held_out import check_split, split, squares
-from dode.least_squares import solve_normal_equations
+from dode.fit.closed_form import ClosedForm
+from dode.fit.held_out import check_split, split
 from dode.metered import ExtraArgs, Metered, Progress
 from dode.methods import build_tableau, get_method
-from dode.sampling import Denoiser, Walk
-from dode.tableau import DIRECTIONS, Array, Directions, Row, Tableau, Weights, check_sigmas
-from dode.teacher import Teacher, trajectory
-
-STAGES = ("teacher", "student", "fit", "check")
-_STRENGTHS = (1.0, 0.5, 0.25)
+from dode.sampling import Denoiser
+from dode.tableau import DIRECTIONS, Array, Directions, check_sigmas
+from dode.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -96,13 +91,15 @@ class Distillation:
 
 
 @dataclass(frozen=True)
-class _Check:
-    """The last stage's findings: errors after each step, and how much of the correction was kept."""
+class Choice:
+    """A solver and what is fitted to what. The fields are arguments of ``distill``."""
 
-    teacher_error: float
-    base: tuple[float, ...]
-    distilled: tuple[float, ...]
-    strength: float
+    method: str
+    order: int | None = None
+    directions: Directions | None = None
+    first_step: bool = False
+    teacher: Teacher | None = None
+    half_way: bool = False
 
 
 def distill(
@@ -163,38 +160,72 @@ def distill(
     Raises:
         FitError, GridError, MethodError: unusable settings. ModelError: the model returned NaN or a wrong shape.
     """
-    entry = get_method(method)
-    kind: Directions = directions or entry.directions
-    base = build_tableau(method, sigmas, order, coordinate)
-    teacher = teacher or _default_teacher(method, order, coordinate)
-    _check_settings(x, kind, taps, ridge, held_out, micro_batch)
-    if first_step and kind == "data":
-        raise FitError("first_step corrects by ε - x, which is for differences of noise outputs: 'noise' or 'slopes'.")
-    if half_way and (teacher.substeps % 2 or len(base.levels) > len(base.sigmas)):
-        raise FitError(
-            f"half_way is for a solver that predicts where its step ends, such as heun, and an even number of substeps; got "
-            f"{method!r} and {teacher.substeps}."
-        )
-    start = scale_to_unit(coordinate, base.sigma) if first_step else None
+    choice = Choice(method, order, directions, first_step, teacher, half_way)
+    return distill_best(
+        denoiser,
+        x,
+        sigmas,
+        [choice],
+        coordinate=coordinate,
+        taps=taps,
+        ridge=ridge,
+        held_out=held_out,
+        guard=guard,
+        micro_batch=micro_batch,
+        extra_args=extra_args,
+        device=device,
+        seed=seed,
+        groups=groups,
+        sigma_min=sigma_min,
+        progress=progress,
+    )
+
+
+def distill_best(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Any,
+    choices: Sequence[Choice],
+    *,
+    judge: Teacher | None = None,
+    coordinate: str = "log_sigma",
+    taps: int = 1,
+    ridge: float = 0.0,
+    held_out: float = 0.25,
+    guard: bool = True,
+    micro_batch: int = 16,
+    extra_args: ExtraArgs | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    groups: Sequence[int] | None = None,
+    sigma_min: float = 0.0,
+    progress: Progress | None = None,
+) -> Distillation:
+    """The best of several solvers' D-ODE versions. All are fitted to one teacher, and the one with the least error on the
+    fitted samples is then fitted to its own.
+
+    Args:
+        choices: what to choose among. With one there is nothing to choose, and no stage "search".
+        judge: the teacher to which all are fitted; all must visit the same noise levels.
+        The others are those of ``distill``, as is what comes out and is raised.
+    """
     model = Metered(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
+    _check_settings(x, taps, ridge, held_out, micro_batch)
+    prepared = [_Prepared(choice, sigmas, coordinate) for choice in choices]
     held, batches = split(len(x), held_out, micro_batch, seed, groups)
-
+    fit = ClosedForm(model, x, batches, held, sigma_min, taps, ridge, guard)
     with torch.no_grad():
-        levels = base.levels
-        targets = _teach(model, x, teacher, levels, sigma_min, half_way, batches)
-        target_at = {level: targets.after[level] for level in levels[1:]}
-
-        model.enter("student", base.evaluations * len(x))
+        chosen = prepared[0] if judge is None or len(prepared) == 1 else _best(fit, prepared, judge)
+        targets = fit.teach(chosen.teacher, chosen.base.levels, chosen.half_way)
         try:
-            values, kept = _fit_rows(model, x, RowEditor(base, kind, start), taps, ridge, targets, batches, held, guard)
+            rows = fit.rows(chosen.editor(), targets)
+            values, kept = rows.values, rows.kept
         except NotFiniteError:  # if the base solver leads there too, its check says so
-            values, kept = np.zeros((len(base.rows), taps)), [0.0] * len(base.rows)
-        chosen = order if order is not None else entry.default_order
-        parameters = Parameters(method, chosen, kind, tuple(check_sigmas(sigmas).tolist()), values, coordinate)
-        check = _check(model, x, parameters, teacher, levels, target_at, held, micro_batch, guard, sigma_min)
-
+            values, kept = np.zeros((len(chosen.base.rows), taps)), (0.0,) * len(chosen.base.rows)
+        parameters = chosen.parameters(values)
+        check = fit.check(parameters, chosen.teacher, targets)
     report = Report(
-        teacher=teacher,
+        teacher=chosen.teacher,
         teacher_error=check.teacher_error,
         samples=len(x),
         held_out=len(held),
@@ -203,11 +234,52 @@ def distill(
         error_distilled=check.distilled[-1],
         step_errors_base=check.base,
         step_errors_distilled=check.distilled,
-        kept=tuple(kept),
+        kept=kept,
         strength=check.strength,
         model_evaluations=dict(model.counts),
     )
     return Distillation(replace(parameters, values=parameters.values * check.strength), report)
+
+
+class _Prepared:
+    """A choice on a grid, with what it leaves open filled in."""
+
+    def __init__(self, choice: Choice, sigmas: Any, coordinate: str):
+        entry = get_method(choice.method)
+        self.method, self.coordinate = entry.name, coordinate
+        self.base = build_tableau(entry.name, sigmas, choice.order, coordinate)
+        self.sigmas = tuple(check_sigmas(sigmas).tolist())
+        self.order = entry.default_order if choice.order is None else choice.order
+        self.directions: Directions = choice.directions or entry.directions
+        self.teacher = choice.teacher or _default_teacher(entry.name, choice.order, coordinate)
+        self.first_step, self.half_way = choice.first_step, choice.half_way
+        if self.directions not in DIRECTIONS:
+            raise FitError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}.")
+        if self.first_step and self.directions == "data":
+            raise FitError("first_step corrects by ε - x, which is for differences of noise outputs: 'noise' or 'slopes'.")
+        if self.half_way and (self.teacher.substeps % 2 or len(self.base.levels) > len(self.base.sigmas)):
+            raise FitError(
+                "half_way is for a solver that predicts where its step ends, such as heun, and an even number of substeps; got "
+                f"{entry.name!r} and {self.teacher.substeps}."
+            )
+
+    def editor(self) -> RowEditor:
+        start = scale_to_unit(self.coordinate, self.base.sigma) if self.first_step else None
+        return RowEditor(self.base, self.directions, start)
+
+    def parameters(self, values: Array) -> Parameters:
+        return Parameters(self.method, self.order, self.directions, self.sigmas, values, self.coordinate)
+
+
+def _best(fit: ClosedForm, prepared: Sequence[_Prepared], judge: Teacher) -> _Prepared:
+    """The one with the least error on the fitted samples, each fitted to the same teacher. Where the model breaks down with all
+    of them, the first."""
+    found: dict[int, float] = {}
+    for number, each in enumerate(prepared):
+        targets = fit.teach(judge, each.base.levels)
+        with suppress(NotFiniteError):
+            found[number] = float(np.delete(fit.rows(each.editor(), targets, "search").errors, fit.held).mean())
+    return prepared[min(found, key=found.__getitem__, default=0)]
 
 
 def planned_evaluations(
@@ -240,167 +312,11 @@ def _default_teacher(method: str, order: int | None, coordinate: str) -> Teacher
     return Teacher(entry.teacher, order if entry.teacher == entry.name else None, coordinate=coordinate)
 
 
-def _check_settings(x: Tensor, directions: str, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
+def _check_settings(x: Tensor, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
         raise FitError("x must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
-    if directions not in DIRECTIONS:
-        raise FitError(f"directions must be one of {', '.join(DIRECTIONS)}, got {directions!r}.")
     if not 1 <= taps <= MAX_TAPS:
         raise FitError(f"taps must be 1 to {MAX_TAPS}, got {taps}.")
     if not (np.isfinite(ridge) and ridge >= 0):
         raise FitError(f"ridge must be 0 or more, got {ridge}.")
     check_split(held_out, micro_batch)
-
-
-@dataclass(frozen=True)
-class _Targets:
-    """Where the teacher stands, (N, …), by noise level: after the whole interval that ends there, and after half of it."""
-
-    after: dict[float, Tensor]
-    half: dict[float, Tensor]
-
-    def of(self, row: Row) -> Tensor:
-        """What a row is fitted to."""
-        return self.half.get(row.sigma, self.after[row.sigma]) if not row.commit else self.after[row.sigma]
-
-
-def _teach(
-    model: Metered,
-    x: Tensor,
-    teacher: Teacher,
-    levels: tuple[float, ...],
-    sigma_min: float,
-    half_way: bool,
-    batches: list[Tensor],
-) -> _Targets:
-    """Run the teacher on all samples."""
-    fine, parts = teacher.tableau(levels, sigma_min), 2 if half_way else 1
-    model.enter("teacher", fine.evaluations * len(x))
-    every = teacher.substeps // parts
-    found = torch.empty(-(-(len(fine.sigmas) - 1) // every), *x.shape, dtype=x.dtype, device=x.device)
-    for batch in batches:
-        found[:, batch] = trajectory(model.on(batch), x[batch], fine, every)
-    # The last interval may be left whole, so that it has no half.
-    ends = [min((i + 1) * parts, len(found)) - 1 for i in range(len(levels) - 1)]
-    after = {level: found[end] for level, end in zip(levels[1:], ends, strict=True)}
-    half = {level: found[i * parts] for i, level in enumerate(levels[1:])} if half_way else {}
-    return _Targets(after, half)
-
-
-def _rms(squares: Array, elements: int) -> float:
-    """Root of the mean over samples (B,) of summed squares, and over the elements of a sample."""
-    return float(np.sqrt(max(squares.mean(), 0.0) / elements))
-
-
-def _fit_rows(
-    model: Metered,
-    x: Tensor,
-    editor: RowEditor,
-    taps: int,
-    ridge: float,
-    targets: _Targets,
-    batches: list[Tensor],
-    held: list[int],
-    guard: bool,
-) -> tuple[Array, list[float]]:
-    """The lock-step pass: parameters (rows, taps), and the part of each row's correction that the guard kept."""
-    base = editor.base
-    walks = [Walk(x[batch], base.sigma, editor.form) for batch in batches]
-    _evaluate(model, walks, batches, [walk.base for walk in walks], base.sigma)
-    values, kept = np.zeros((len(base.rows), taps)), []
-    for number, base_row in enumerate(base.rows):
-        row, h, differences = editor.begin(base_row)
-        differences = differences[:taps]
-        usable = len(differences)
-        target = targets.of(row)
-        gram = np.concatenate(
-            [_gram(walk, row, target[batch], h, differences) for walk, batch in zip(walks, batches, strict=True)]
-        )
-        values[number, :usable], part = _solve(gram, ridge, held, guard)
-        kept.append(part)
-        elements = x[0].numel()
-        change = np.append(-values[number, :usable], 1.0)
-        after = np.einsum("i,bij,j->b", change, gram[held], change)
-        model.measured("student", number + 1, _rms(gram[held][:, -1, -1], elements), _rms(after, elements))
-        if model.progress is not None:
-            model.progress("fit", number + 1, len(base.rows))
-        row = editor.take(row, values[number])
-        results = [walk.combine(row) for walk in walks]
-        if row.evaluate:
-            _evaluate(model, walks, batches, results, row.sigma)
-        if row.commit:
-            for walk, y in zip(walks, results, strict=True):
-                walk.commit(y, row)
-    return values, kept
-
-
-def _evaluate(model: Metered, walks: list[Walk], batches: list[Tensor], points: list[Tensor], sigma: float) -> None:
-    for walk, batch, y in zip(walks, batches, points, strict=True):
-        walk.record(y, sigma, model.on(batch)(y, y.new_full((len(y),), sigma)))
-
-
-def _gram(walk: Walk, row: Row, target: Tensor, h: float, differences: list[Weights]) -> Array:
-    """Per sample, inner products of h times the differences and, last, the row's residual to the target: float64
-    (B, k+1, k+1)."""
-    vectors = [h * walk.weigh(each) for each in differences]
-    vectors.append(target.double() - walk.combine(row).double())
-    stacked = torch.stack([vector.flatten(1) for vector in vectors], dim=1)
-    return (stacked @ stacked.mT).cpu().numpy()
-
-
-def _solve(gram: Array, ridge: float, held: list[int], guard: bool) -> tuple[Array, float]:
-    """Fit on all samples but the held-out ones; keep what lowers the squared error on those."""
-    usable = gram.shape[1] - 1
-    if usable == 0:
-        return np.zeros(0), 1.0
-    fitted = np.delete(gram, held, axis=0).sum(axis=0)
-    values = solve_normal_equations(fitted[:usable, :usable], fitted[:usable, usable], ridge)
-    judge = gram[held].sum(axis=0)
-    for part in _STRENGTHS if guard else _STRENGTHS[:1]:
-        v = part * values
-        change = v @ judge[:usable, :usable] @ v - 2 * v @ judge[:usable, usable]
-        if change < 0 or not guard:
-            return v, part
-    return np.zeros(usable), 0.0
-
-
-def _check(
-    model: Metered,
-    x: Tensor,
-    parameters: Parameters,
-    teacher: Teacher,
-    levels: tuple[float, ...],
-    target_at: dict[float, Tensor],
-    held: list[int],
-    micro_batch: int,
-    guard: bool,
-    sigma_min: float,
-) -> _Check:
-    """Run base and distilled solver on the held-out samples, end to end, and the teacher with half its substeps."""
-    elements = x[0].numel()
-    base = parameters.base()
-    coarse = teacher.halved().tableau(levels, sigma_min)
-    runs = 2 * base.evaluations + coarse.evaluations
-    model.enter("check", runs * len(held))
-
-    def errors(tableau: Tableau, sigmas: Sequence[float], every: int = 1) -> tuple[float, ...]:
-        found: list[Array] = []
-        for batch in torch.tensor(held).split(micro_batch):
-            results = trajectory(model.on(batch), x[batch], tableau, every)
-            found.append(np.stack([squares(r - target_at[s][batch]) for r, s in zip(results, sigmas, strict=True)]))
-        return tuple(_rms(s, elements) for s in np.concatenate(found, axis=1))
-
-    steps = base.sigmas[1:]
-    before = errors(base, steps)
-    after, strength = before, 0.0
-    if parameters.values.any():
-        for strength in _STRENGTHS if guard else _STRENGTHS[:1]:
-            tableau = correct(base, parameters.directions, parameters.values, strength)
-            with suppress(NotFiniteError):
-                after = errors(tableau, steps)
-                if after[-1] < before[-1] or not guard:
-                    break
-        else:
-            after, strength = before, 0.0
-    halved = errors(coarse, [levels[-1]], len(coarse.sigmas) - 1)
-    return _Check(halved[-1], before, after, strength)

@@ -10,7 +10,9 @@ from dode.cost import cost_text
 from dode.errors import FitError
 from dode.fit.students import MODES
 from dode.methods import METHODS, get_method
+from dode.paper import FAMILIES
 from dode.recipe import NODE, recipe
+from dode.tableau import DIRECTIONS
 
 from . import library
 from .cards import entry_card, saved_card, workflow_id
@@ -30,7 +32,7 @@ CLOSED_FORM: dict[str, dict[str, Any]] = {
     "multi-tap": {"taps": 3, "ridge": 1e-3},
 }
 _OWN_TEACHER = "as in the paper"
-_BEST_SOLVER, _USUAL_SOLVER = "best of several", "dpmpp_2m"
+_BEST_SOLVER, _PUBLISHED = "best of several", "as published"
 _MOST_SCALES, _MOST_STEP_COUNTS = 16, 16
 _schedulers = feature("comfy.samplers:SCHEDULER_NAMES")
 
@@ -39,6 +41,7 @@ class DODEDistillSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         solvers = list(METHODS)
+        families = [family.name for family in FAMILIES]
         return io.Schema(
             node_id="DODEDistillSampler",
             display_name="Distill Sampler",
@@ -71,9 +74,11 @@ class DODEDistillSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "solver",
-                    options=[_BEST_SOLVER, *solvers],
+                    options=[_BEST_SOLVER, *families, *solvers],
                     default=_BEST_SOLVER,
-                    tooltip=f"The solver to improve. In the modes paper and multi-tap, best of several means {_USUAL_SOLVER}.",
+                    tooltip="The solver to improve. Those with D- are the paper's: "
+                    + ", ".join(f"{family.name} improves {family.method}" for family in FAMILIES)
+                    + ". In the modes paper and multi-tap, best of several chooses among those with one evaluation a step.",
                 ),
                 io.Int.Input("steps", default=6, min=1, max=100, tooltip="How many steps the sampler will have."),
                 io.Combo.Input(
@@ -87,8 +92,9 @@ class DODEDistillSampler(io.ComfyNode):
                     "teacher",
                     options=[_OWN_TEACHER, *solvers],
                     default=_OWN_TEACHER,
-                    tooltip="The solver that runs with many steps to show where the few should land. In the modes balanced and "
-                    "best, as in the paper means iPNDM with 20 to 40 steps.",
+                    tooltip="The solver that runs with many steps to show where the few should land. As in the paper is mostly "
+                    "the solver itself, for DPM-Solver and D-EDM euler; in the modes balanced and best it means iPNDM "
+                    "with 20 to 40 steps.",
                 ),
                 io.Int.Input(
                     "teacher_substeps",
@@ -160,6 +166,26 @@ class DODEDistillSampler(io.ComfyNode):
                     tooltip="Keep only corrections that help on samples that were not fitted. Off is the fit as published, "
                     "which can come out worse than the plain solver. Modes paper and multi-tap only.",
                 ),
+                io.Combo.Input(
+                    "prediction",
+                    options=[_PUBLISHED, *DIRECTIONS],
+                    default=_PUBLISHED,
+                    optional=True,
+                    advanced=True,
+                    tooltip="What a correction is a difference of: denoised outputs (data), noise outputs (noise), or what a "
+                    "multistep solver combines of those (slopes). As published depends on the solver, and for D-DDIM on the "
+                    "model: noise where that predicts noise, else data. Modes paper and multi-tap only.",
+                ),
+                io.Int.Input(
+                    "order",
+                    default=0,
+                    min=0,
+                    max=4,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The solver's order, where it comes in several; 0 is its usual one. Modes paper and multi-tap "
+                    "only.",
+                ),
             ],
             outputs=[
                 Params.Output(
@@ -195,6 +221,8 @@ class DODEDistillSampler(io.ComfyNode):
         also_steps: str = "",
         also_cfg: str = "",
         guard: bool = True,
+        prediction: str = _PUBLISHED,
+        order: int = 0,
     ) -> Any:
         place = Place(cls.hidden.unique_id, workflow_id(cls.hidden.extra_pnginfo))
         keep = library.Keeper(save_as)  # says now, not after the fit, that it is no name
@@ -208,12 +236,13 @@ class DODEDistillSampler(io.ComfyNode):
         if sigmas is not None and len(sigmas) < 2:
             raise FitError("The connected sigmas hold no step. Connect two noise levels or more, or disconnect them.")
         length = steps if sigmas is None else len(sigmas) - 1
-        named = None if solver == _BEST_SOLVER else solver
+        named = None if solver == _BEST_SOLVER else get_method(solver).name
         samples = samples or max(len(positives), samples_for(mode, named, length, cfg))
         task = Task(model, positives, negative, cfg, latent, samples, micro_batch, seed)
         inputs = {"cfg": cfg, "solver": solver, "steps": steps, "scheduler": scheduler, "teacher": teacher,
                   "teacher_substeps": teacher_substeps, "samples": samples, "micro_batch": micro_batch, "seed": seed,
-                  "mode": mode, "also_steps": also_steps, "also_cfg": also_cfg, "guard": guard}  # fmt: skip
+                  "mode": mode, "also_steps": also_steps, "also_cfg": also_cfg, "guard": guard,
+                  "prediction": prediction, "order": order}  # fmt: skip
         grid = None if sigmas is None else sigmas.tolist()
         surroundings = {"sigmas": grid, "prompts": len(positives), **_surroundings(model, latent)}
         made_of = recipe(NODE, {**inputs, **surroundings, **CLOSED_FORM.get(mode, {})}, mode)
@@ -221,6 +250,10 @@ class DODEDistillSampler(io.ComfyNode):
         if mode in MODES:
             if not guard:
                 raise FitError(f"Mode {mode} has no fit without guard. Switch guard on, or take mode paper.")
+            if prediction != _PUBLISHED or order:
+                raise FitError(
+                    f"Mode {mode} chooses prediction and order itself. Set them to {_PUBLISHED!r} and 0, or take mode paper."
+                )
             if sigmas is not None and counts:
                 raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
             if sigmas is not None and float(sigmas[-1]) != 0:
@@ -241,10 +274,14 @@ class DODEDistillSampler(io.ComfyNode):
         else:
             if counts or scales:
                 raise FitError(f"Mode {mode} fits for one number of steps and one guidance. Empty also_steps and also_cfg.")
-            method = named or _USUAL_SOLVER
-            own = get_method(method).teacher if teacher == _OWN_TEACHER else teacher
             levels = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
-            fit = PaperFit(method, {**CLOSED_FORM[mode], "guard": guard}, own, teacher_substeps)
+            open_choices = {
+                "order": order or None,
+                "directions": None if prediction == _PUBLISHED else prediction,
+                "teacher": None if teacher == _OWN_TEACHER else teacher,
+                "substeps": teacher_substeps,
+            }
+            fit = PaperFit(named, {**CLOSED_FORM[mode], "guard": guard}, open_choices)
             made = run_paper(task, levels, fit, made_of, keep, place)
             worth = measure(task, made.entries[0], made.progress)
         entry, spent, seconds = made.entries[0], made.progress.spent, time.monotonic() - started

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dode.distill import Distillation, Judged, distill, planned_evaluations
+from dode.distill import Choice, Distillation, Judged
 from dode.errors import DodeError, FitError
 from dode.fit.plan import planned, usual_samples
 from dode.fit.starts import SOLVERS, usual_grids
 from dode.fit.students import MODES, distill_students
 from dode.methods import build_tableau
+from dode.paper import SAMPLES, choices, distill_published
+from dode.paper import planned as planned_paper
 from dode.parameter_file import Entry, Recipe, check_capacity
 from dode.schedules import teacher_schedule, usual_schedule
 from dode.tableau import check_sigmas
@@ -24,7 +26,6 @@ from .progress import NOWHERE, Place, Progress
 from .steps_saved import planned as planned_later
 
 Keep = Callable[[Sequence[Entry]], None]
-_CLOSED_FORM_SAMPLES = 16  # of the modes that fit one row after the other
 _DENSE = 60  # steps of the grid in which patches find the teacher's σ
 
 
@@ -48,16 +49,22 @@ class Made:
 
 @dataclass(frozen=True)
 class PaperFit:
-    """Settings of the paper's fit. ``options`` are the arguments of ``distill`` that make the fit mode."""
+    """Settings of the paper's fit.
 
-    method: str
+    Attributes:
+        method: a solver's name; None is the best of several.
+        options: the arguments of ``distill`` that make the fit mode.
+        choices: those of ``dode.paper.published`` that the user may leave open: order, directions, teacher, substeps.
+    """
+
+    method: str | None
     options: dict[str, Any]
-    teacher: str
-    substeps: int
+    choices: dict[str, Any]
 
 
 def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, keep: Keep, place: Place = NOWHERE) -> Made:
-    """Distill one solver on one grid. The entry carries the recipe ``made_of`` and is given to ``keep`` at once.
+    """Distill one solver, or the best of several, on one grid. The entry carries the recipe ``made_of`` and is given to
+    ``keep`` at once.
 
     Raises:
         FitError: settings that cannot work. The host's own exceptions pass through, interruption among them.
@@ -65,27 +72,28 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     task.check()
     info = model_info(task.model)
     coordinate = coordinate_of(info.prediction)
-    teacher = Teacher(settings.teacher, substeps=settings.substeps, coordinate=coordinate)
-    grid = stock_start(task.model, settings.method, None, sigmas).tolist()
+    picked = choices(settings.method, prediction=info.prediction, coordinate=coordinate, **settings.choices)
+    grid = stock_start(task.model, picked[0].method, picked[0].order, sigmas).tolist()
     lowest = float(task.model.get_model_object("model_sampling").sigma_min)
-    plan: dict[str, Any] = {"method": settings.method, "coordinate": coordinate, "teacher": teacher, "sigma_min": lowest}
-    plan |= {"seed": task.seed, "groups": task.prompts}
-    planned_here = planned_evaluations(grid, samples=task.samples, **plan)
+    plan: dict[str, Any] = {"sigma_min": lowest, "seed": task.seed, "groups": task.prompts}
+    planned_here = planned_paper(grid, picked, samples=task.samples, coordinate=coordinate, **plan)
     progress = Progress(task.model, place, [planned_here], planned_later(len(grid) - 1, task.samples, judged=False))
-    visited = list(build_tableau(settings.method, grid, None, coordinate).levels)
-    teachers = [list(each.tableau(visited, lowest).levels) for each in (teacher, teacher.halved())]
+    visited = list(build_tableau(picked[0].method, grid, picked[0].order, coordinate).levels)
+    teachers = _teacher_levels(picked, visited, lowest)
     found: list[Distillation] = []
 
     def sigma_list(sigma: float) -> Sequence[float] | None:
         if progress.stage != "teacher" and holds(visited, sigma):
             return None
-        return teachers[0] if holds(teachers[0], sigma) else teachers[1]
+        return next((levels for levels in teachers if holds(levels, sigma)), teachers[-1])
 
     def body(inside: Inside) -> None:
-        result = distill(
+        result = distill_published(
             inside.denoiser,
             inside.start(inside.noise, float(sigmas[0])),
             grid,
+            picked,
+            coordinate=coordinate,
             **plan,
             **settings.options,
             micro_batch=task.at_once,
@@ -100,6 +108,12 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report, {**made_of, "sigma_min": lowest})
     keep([entry])
     return Made([entry], progress)
+
+
+def _teacher_levels(picked: Sequence[Choice], visited: Sequence[float], lowest: float) -> list[list[float]]:
+    """The noise levels of each teacher that may run, and of the same with half the substeps."""
+    whole = list(dict.fromkeys(choice.teacher for choice in picked if choice.teacher))
+    return [list(each.tableau(visited, lowest).levels) for full in whole for each in (full, full.halved())]
 
 
 @dataclass(frozen=True)
@@ -243,7 +257,7 @@ def _usable(sigmas: Tensor, steps: int, highest: float, only: bool) -> list[Any]
 def samples_for(mode: str, solver: str | None, steps: int, cfg: float) -> int:
     """How many samples a fit in this mode takes by itself, for so many steps of a solver, or of the best of several."""
     if mode not in MODES:
-        return _CLOSED_FORM_SAMPLES
+        return SAMPLES
     return usual_samples(MODES[mode], _evaluations(solver, steps), guided=cfg != 1)
 
 

@@ -13,6 +13,7 @@ EDM its teacher is DDIM with 10 steps for each of Heun's evaluations, and the pr
 from collections.abc import Callable
 from itertools import pairwise
 from math import expm1, log, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
+from dode import paper
 from dode.demo.mixture import ring
-from dode.distill import distill
-from dode.methods import build_tableau
+from dode.distill import Choice, distill
+from dode.errors import FitError, TableauError
+from dode.methods import build_tableau, get_method
+from dode.paper import family_of, published
 from dode.sampling import sample
 from dode.teacher import Teacher
 
@@ -326,3 +330,91 @@ def test_the_paper_s_formula_gives_the_same_parameters_and_trajectory(family: st
     np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
     ours = sample(MODEL, x, found.parameters.tableau())
     assert float((ours - end).abs().max()) < 1e-9 * float(end.abs().max())
+
+
+NAMES = [name for name in FAMILIES if name.startswith("D-") and "Heun" not in name]
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_mode_paper_takes_the_published_settings(family: str) -> None:
+    """The formulas above have the paper's teachers and targets, so what fits them is what is published."""
+    name, order, directions, _, reference = FAMILIES[family]
+    choice = published(name, order=order, prediction="eps" if directions == "noise" else "edm")
+    usual = distill(MODEL, torch.randn(4, 4) * GRID[0], GRID, method=name, order=order, directions=directions)
+    assert choice.first_step == (reference not in DATA)
+    assert choice.half_way == (reference is edm_half_way)
+    assert choice.teacher == (Teacher("euler", substeps=2 * C) if choice.half_way else usual.report.teacher)
+    assert choice.directions == usual.parameters.directions
+    assert published("D-EDM", teacher="heun") == Choice("heun", directions="data", teacher=Teacher("heun"))
+
+
+@pytest.mark.parametrize("family", paper.FAMILIES, ids=lambda family: family.name)
+def test_every_name_of_the_paper_leads_to_its_solver(family: paper.Family) -> None:
+    assert any(name.startswith(family.name) for name in NAMES)
+    assert family.order == get_method(family.method).default_order
+    for name in (family.name, *family.also):
+        for said in (name, name.lower(), f"sample_{name}".replace("-", "_")):
+            assert family_of(said) is family
+
+
+def test_the_documents_say_what_each_name_means() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "paper.md").read_text()
+    rows = {cells[1].strip(): cells for line in text.splitlines() if (cells := line.split("|")) and len(cells) == 8}
+    for family in paper.FAMILIES:
+        for prediction in family.predictions:
+            found = next(cells for name, cells in rows.items() if name.startswith(family.name) and prediction in cells[4])
+            kind = family.directions("eps" if prediction == "noise" else "edm")
+            for cell, said in zip(found[2:6], (family.method, str(family.order), kind, family.teacher), strict=True):
+                assert f"`{said}`" in cell or said in cell.split(), (found, said)
+            assert f"one a{'n' * (family.per == 'evaluation')} {family.per}" in found[6]
+
+
+def test_the_best_of_several_is_the_best_on_the_fitted_samples() -> None:
+    x = torch.randn(SAMPLES, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * GRID[0]
+    found = paper.choices(None, prediction="eps")
+    assert [choice.method for choice in found] == ["euler", "ipndm", "dpm_2_singlestep", "dpm_3_singlestep", "deis"]
+    best = paper.distill_published(MODEL, x, GRID, found, guard=False, seed=SEED)
+    judge = Teacher("ipndm", substeps=C)
+    target = sample(MODEL, x, judge.tableau(GRID))
+
+    def error(choice: Choice) -> float:
+        alone = distill(MODEL, x, GRID, **(vars(choice) | {"teacher": judge, "guard": False, "seed": SEED}))
+        return float((sample(MODEL, x, alone.parameters.tableau()) - target)[FITTED].square().mean())
+
+    winner = min(found, key=error)
+    alone = distill(MODEL, x, GRID, **vars(winner), guard=False, seed=SEED)
+    assert best.parameters.method == winner.method
+    np.testing.assert_allclose(best.parameters.values, alone.parameters.values, rtol=1e-9)
+    assert best.report.teacher == winner.teacher
+    counted = paper.planned(GRID, found, samples=SAMPLES, coordinate="log_sigma", seed=SEED)
+    assert counted["search"] == best.report.model_evaluations["search"] == SAMPLES * 4 * len(found)
+    if winner.teacher == judge:
+        assert counted == best.report.model_evaluations
+
+
+def test_an_order_needs_a_solver() -> None:
+    with pytest.raises(FitError, match="Order 2 belongs to a solver"):
+        paper.choices(None, order=2)
+
+
+def test_the_first_step_cannot_be_corrected_everywhere() -> None:
+    x = torch.randn(4, 4, dtype=torch.float64) * GRID[0]
+    with pytest.raises(FitError, match="differences of noise outputs"):
+        distill(MODEL, x, GRID, method="euler", directions="data", first_step=True)
+    with pytest.raises(TableauError, match="go back to its first output"):
+        distill(MODEL, x, GRID, method="dpmpp_2m", directions="noise", first_step=True, guard=False)
+    with pytest.raises(FitError, match="even number of substeps"):
+        distill(MODEL, x, GRID, method="heun", teacher=Teacher(substeps=5), half_way=True)
+    with pytest.raises(FitError, match="predicts where its step ends"):
+        distill(MODEL, x, GRID, method="dpm_2", half_way=True)
+
+
+def test_a_part_of_the_grid_has_no_first_step_to_correct() -> None:
+    x = torch.randn(SAMPLES, 4, dtype=torch.float64) * GRID[0]
+    parameters = distill(MODEL, x, GRID, method="ipndm", first_step=True, guard=False).parameters
+    assert parameters.tableau().rows[0].base != 1
+    assert parameters.tableau(GRID[:3]).rows[0] == parameters.tableau().rows[0]
+    later = parameters.tableau(GRID[1:])
+    assert later.rows[0] == build_tableau("ipndm", GRID[1:]).rows[0]
+    assert all(row.base == 1 for row in later.rows)
+    assert parameters.tableau(strength=0) == parameters.base()
