@@ -52,7 +52,7 @@ def plot_entries(entries: Sequence[Entry], path: Path) -> Path:
         top.set(title=label_of(entry), xlabel="row")
         report = entry.report
         if report is not None:
-            last = len(entry.parameters.sigmas) - 1
+            last = len(entry.parameters.base().sigmas) - 1
             steps = range(last + 1 - len(report.step_errors_base), last + 1)
             bottom.semilogy(steps, report.step_errors_base, "o-", color="0.5", label="base")
             bottom.semilogy(steps, report.step_errors_distilled, "o-", color="C1", label="distilled")

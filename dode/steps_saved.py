@@ -64,7 +64,7 @@ def steps_saved(
     Args:
         denoiser, start, micro_batch, extra_args, device, progress: as in ``distill_students``; the stage is "compare".
         noise: unit noise (N, …) that was not fitted.
-        parameters: the distilled sampler; its noise levels must end at 0.
+        parameters: the distilled sampler; its last step must end at 0.
         teacher: the solver of the reference, which takes at least 60 steps.
         sigma_range: the model's lowest and highest noise level; the reference starts at the latter.
         method, grid: the plain solver, and its noise levels for a number of steps.
@@ -78,10 +78,11 @@ def steps_saved(
     batches = list(torch.arange(len(noise)).split(micro_batch))
     elements = len(noise) * noise[0].numel()
     lowest, highest = sigma_range
-    levels = parameters.sigmas if parameters.sigmas[0] >= highest * (1 - 1e-6) else (highest, *parameters.sigmas)
+    distilled, base = parameters.tableau(), parameters.base()
+    taken = base.sigmas  # by its steps, which may span several intervals of the grid
+    levels = taken if taken[0] >= highest * (1 - 1e-6) else (highest, *taken)
     substeps = math.ceil(REFERENCE_STEPS / (len(levels) - 1))
     fine = Teacher(teacher.method, teacher.order, substeps, teacher.coordinate).tableau(levels, lowest)
-    distilled, base = parameters.tableau(), parameters.base()
 
     def errors(tableau: Tableau, targets: Tensor) -> tuple[float, ...]:
         totals = torch.zeros(len(targets), dtype=torch.float64)
@@ -105,7 +106,7 @@ def steps_saved(
         guess = fine.evaluations + 2 * base.evaluations + 6 * 2 * len(distilled.sigmas)
         model.enter(STAGE, guess * len(noise))
         parts = [trajectory(model.on(b), start(noise[b], fine.sigma), fine, substeps) for b in batches]
-        targets = torch.cat(parts, dim=1)[-(len(parameters.sigmas) - 1) :]
+        targets = torch.cat(parts, dim=1)[-(len(taken) - 1) :]
         ends = targets[-1]
         before, after = errors(base, targets), errors(distilled, targets)
         steps, error = _fewest(plain, after[-1], len(parameters.sigmas) - 1)

@@ -86,7 +86,7 @@ def _errors(entry: Entry) -> Image.Image:
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     high = max(high, low + 1)
     decades = range(low, high + 1)
-    count, last = len(report.step_errors_base), len(entry.parameters.sigmas) - 1
+    count, last = len(report.step_errors_base), len(entry.parameters.base().sigmas) - 1
     title = "error after each step (log scale)" if count > 1 else "error at the end (log scale)"
     panel, draw = _panel(title, [((d - low) / (high - low), f"1e{d}") for d in decades], "step")
     for number, (name, curve) in enumerate(curves):

@@ -46,7 +46,7 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
     sampling = task.model.get_model_object("model_sampling")
     coordinate = coordinate_of(prediction_of(sampling))
     low, high = sigma_range(sampling)
-    sigmas, report = entry.parameters.sigmas, entry.report
+    sigmas, report = entry.parameters.base().sigmas, entry.report
     # A part of a trajectory; but a fit that has its judges is one of the whole, wherever its first noise level has moved.
     part = judged is None and (sigmas[-1] != 0 or sigmas[0] > high * 1.001 or sigmas[0] < high / 2)
     if report is None or part:

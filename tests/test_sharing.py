@@ -187,8 +187,8 @@ def test_each_guidance_scale_is_saved_when_it_is_fitted(tmp_path: Path, monkeypa
 def test_a_name_that_is_taken_during_the_fit_stays_and_so_does_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, real = tmp_path / "a.safetensors", commands.fit
-    monkeypatch.setattr(commands, "fit", lambda *a, **n: (path.write_text("mine"), real(*a, **n))[1])
+    path, real = tmp_path / "a.safetensors", commands.distill_published
+    monkeypatch.setattr(commands, "distill_published", lambda *a, **n: (path.write_text("mine"), real(*a, **n))[1])
     assert main(["distill", str(path), *OPTIONS, "--mode", "paper", "--samples", "8"]) == 0
     assert path.read_text() == "mine"
     assert len(load_parameters(tmp_path / "a_00002.safetensors").entries) == 1

@@ -1,5 +1,7 @@
 """How many plain steps a distilled sampler is worth, on the exact model."""
 
+import numpy as np
+import pytest
 import torch
 
 import dode
@@ -54,6 +56,17 @@ def test_a_distilled_euler_is_worth_more_of_its_steps_and_the_count_is_the_least
     assert error("euler", grids[0]) > goal * 0.9
     assert error("euler", grids[1]) < goal * 1.1
     assert abs(error("euler", grids[1]) - found.error) < 0.1 * found.error
+
+
+@pytest.mark.parametrize("name", [name for name in dode.METHODS if name != "dpm_fast"])  # which ends above 0
+def test_every_solver_can_be_compared(name: str) -> None:
+    sigmas = schedule("karras", 6, LOW, HIGH)
+    base = dode.build_tableau(name, sigmas)
+    parameters = dode.Parameters(name, dode.METHODS[name].default_order, "noise", tuple(sigmas), np.zeros((len(base.rows), 1)))
+    found, _ = measured(ring(), parameters, "dpmpp_2m")
+    assert len(found.step_errors_base) == len(base.sigmas) - 1
+    assert found.step_errors_base == found.step_errors_distilled
+    assert found.step_errors_base[-1] > 0
 
 
 def test_the_search_finds_the_first_that_is_close_enough() -> None:

@@ -11,6 +11,7 @@ import torch
 from dode.demo.model import context_of, embedded_model
 from dode.demo.pictures import CLASSES
 from dode.distill import distill as fit
+from dode.paper import FAMILIES
 from dode.parameter_file import load_parameters
 from dode.teacher import Teacher
 from tests.comfy.graphs import CFG, STEPS, demo, distill, ksampler, watched
@@ -233,12 +234,45 @@ def test_load_takes_a_file_and_checks_it(comfy: ComfyServer) -> None:
     assert "'edm'" in refused.error
 
 
+def test_mode_paper_takes_its_names_and_their_published_choices(comfy: ComfyServer) -> None:
+    cases = {
+        "paper_best": {"solver": "best of several"},
+        "paper_ddim": {"solver": "D-DDIM"},
+        "paper_ipndm": {"solver": "D-iPNDM", "prediction": "noise", "order": 2, "guard": False},
+        "paper_edm": {"solver": "D-EDM"},
+        "paper_edm_heun": {"solver": "D-EDM", "teacher": "heun"},
+    }
+    graph = Graph()
+    on = demo(graph)
+    for name, changes in cases.items():
+        distill(graph, on, save_as=name, **changes)
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    found = {name: load_parameters(comfy.base / "output" / "dode" / f"{name}.safetensors").entries[0] for name in cases}
+    teachers = {name: entry.report.teacher for name, entry in found.items() if entry.report}
+    kinds = {name: (entry.parameters.method, entry.parameters.directions) for name, entry in found.items()}
+    best = found["paper_best"]
+    assert best.report is not None
+    assert "search" in best.report.model_evaluations
+    assert kinds["paper_best"][0] in [family.method for family in FAMILIES]
+    assert kinds["paper_ddim"] == ("euler", "data")  # the demo model's outputs are denoised ones
+    assert kinds["paper_ipndm"] == ("ipndm", "noise")
+    assert found["paper_ipndm"].parameters.order == teachers["paper_ipndm"].order == 2
+    assert found["paper_ipndm"].parameters.values[0, 0]  # the first step too
+    assert kinds["paper_edm"] == ("heun", "data")
+    assert (teachers["paper_edm"].method, teachers["paper_edm"].substeps) == ("euler", 6)
+    assert (teachers["paper_edm_heun"].method, teachers["paper_edm_heun"].substeps) == ("heun", 3)
+    assert found["paper_ipndm"].recipe["prediction"] == "noise"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"negative": None}, "needs a negative prompt"),
         ({"samples": 2, "positive": "set"}, "3 prompts need at least 3 samples"),
         ({"sigmas": "flipped"}, "strictly descending"),
+        ({"solver": "D-DDIM", "order": 3}, "'euler' has no order 3"),
+        ({"solver": "best of several", "order": 2}, "best of several is none"),
     ],
 )
 def test_what_cannot_work_says_so(comfy: ComfyServer, changes: dict[str, Any], message: str) -> None:

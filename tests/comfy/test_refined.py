@@ -151,6 +151,8 @@ def test_every_model_call_finds_its_sigma(comfy: ComfyServer) -> None:
         ({"also_cfg": "3, 1000"}, "also_cfg must be up to"),
         ({"also_cfg": "3", "mode": "paper"}, "one guidance"),
         ({"guard": False}, "Mode balanced has no fit without guard"),
+        ({"prediction": "noise"}, "Mode balanced chooses prediction and order itself"),
+        ({"order": 2}, "Mode balanced chooses prediction and order itself"),
     ],
 )
 def test_settings_that_cannot_be(comfy: ComfyServer, changes: dict[str, Any], message: str) -> None:
