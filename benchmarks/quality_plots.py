@@ -11,7 +11,8 @@ def _panels(cells: list[Cell]) -> tuple[list[str], list[float]]:
     return list(dict.fromkeys(c["model"] for c in cells)), sorted({c["guidance"] for c in cells})
 
 
-def _saved(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure and let go of it."""
     figure.savefig(path, dpi=110)
     pyplot().close(figure)
     return path
@@ -42,7 +43,7 @@ def work_precision(cells: list[Cell], path: Path) -> Path:
             axis.set(title=f"{model}, guidance {guidance:g}", xlabel="evaluations", ylabel="RMS error")
             axis.grid(True, which="both", linewidth=0.3)
     next(axis for axis in axes.flat if axis.lines).legend(fontsize=8)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def error_over(rows: list[Cell], label: str, path: Path) -> Path:
@@ -61,7 +62,7 @@ def error_over(rows: list[Cell], label: str, path: Path) -> Path:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(True, which="both", linewidth=0.3)
     axis.legend(fontsize=7)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
@@ -84,7 +85,7 @@ def fitted(cells: list[Cell], mode: str, path: Path) -> Path:
         for axis in (left, right):
             axis.locator_params(axis="x", integer=True)
         left.legend(fontsize=6)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def error_over_spending(result: dict[str, Any], label_of: Any, limits: list[Cell], path: Path) -> Path:
@@ -113,4 +114,4 @@ def error_over_spending(result: dict[str, Any], label_of: Any, limits: list[Cell
         axis.grid(True, which="both", linewidth=0.3)
     found = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(4, 2 * len(panels)), fontsize=7)
-    return _saved(figure, path)
+    return save_figure(figure, path)

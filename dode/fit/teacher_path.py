@@ -54,13 +54,15 @@ class TeacherPath:
         levels, answers, squares = (np.array(each) for each in zip(*found, strict=True))
         return replace(self, seen=(np.log(levels), answers, squares))
 
-    def model(self, y: Tensor, sigma: Tensor, samples: Tensor | None = None) -> Tensor:
-        """The model beside the path: a denoiser for y (B, m), of all samples or of those with these indices (B,)."""
+    def model(self, y: Tensor, sigma: Tensor) -> Tensor:
+        """The model beside the path: a denoiser for y (N, m)."""
         level = float(sigma[0])
-        every = slice(None) if samples is None else samples
-        denoised = self._between(self.denoised, self._slopes, level, every)
-        x = self._between(self.points, self.points - self.denoised, level, every)
-        return denoised.add_(y - x, alpha=self.response(level))
+        if level not in self._known:  # the same few levels come back with solver after solver
+            every = slice(None)
+            x = self._between(self.points, self.points - self.denoised, level, every)
+            self._known[level] = x, self._between(self.denoised, self._slopes, level, every)
+        x, denoised = self._known[level]
+        return torch.add(denoised, y - x, alpha=self.response(level))
 
     def response(self, sigma: float) -> float:
         """J(σ). With flow matching x = (1 - σ) (x0 + n σ / (1 - σ)): there it is that of the noise level σ / (1 - σ), divided
@@ -83,6 +85,10 @@ class TeacherPath:
         found = values[samples, after - 1] * (1 - weight) + values[samples, after] * weight
         found.add_(slopes[samples, after - 1], alpha=(t**3 - 2 * t * t + t) * width)
         return found.add_(slopes[samples, after], alpha=(t**3 - t * t) * width)
+
+    @cached_property
+    def _known(self) -> dict[float, tuple[Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def _logs(self) -> Array:
