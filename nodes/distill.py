@@ -31,8 +31,8 @@ CLOSED_FORM: dict[str, dict[str, Any]] = {
     "paper": {"taps": 1},
     "multi-tap": {"taps": 3, "ridge": 1e-3},
 }
-_OWN_TEACHER = "as in the paper"
-_BEST_SOLVER, _PUBLISHED = "best of several", "as published"
+_PAPER = "as in the paper"
+_BEST_SOLVER = "best of several"
 _MOST_SCALES, _MOST_STEP_COUNTS = 16, 16
 _schedulers = feature("comfy.samplers:SCHEDULER_NAMES")
 
@@ -90,8 +90,8 @@ class DODEDistillSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "teacher",
-                    options=[_OWN_TEACHER, *solvers],
-                    default=_OWN_TEACHER,
+                    options=[_PAPER, *solvers],
+                    default=_PAPER,
                     tooltip="The solver that runs with many steps to show where the few should land. As in the paper is mostly "
                     "the solver itself, for DPM-Solver and D-EDM euler; in the modes balanced and best it means iPNDM "
                     "with 20 to 40 steps.",
@@ -168,12 +168,12 @@ class DODEDistillSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "prediction",
-                    options=[_PUBLISHED, *DIRECTIONS],
-                    default=_PUBLISHED,
+                    options=[_PAPER, *DIRECTIONS],
+                    default=_PAPER,
                     optional=True,
                     advanced=True,
                     tooltip="What a correction is a difference of: denoised outputs (data), noise outputs (noise), or what a "
-                    "multistep solver combines of those (slopes). As published depends on the solver, and for D-DDIM on the "
+                    "multistep solver combines of those (slopes). As in the paper depends on the solver, and for D-DDIM on the "
                     "model: noise where that predicts noise, else data. Modes paper and multi-tap only.",
                 ),
                 io.Int.Input(
@@ -221,7 +221,7 @@ class DODEDistillSampler(io.ComfyNode):
         also_steps: str = "",
         also_cfg: str = "",
         guard: bool = True,
-        prediction: str = _PUBLISHED,
+        prediction: str = _PAPER,
         order: int = 0,
     ) -> Any:
         place = Place(cls.hidden.unique_id, workflow_id(cls.hidden.extra_pnginfo))
@@ -250,9 +250,9 @@ class DODEDistillSampler(io.ComfyNode):
         if mode in MODES:
             if not guard:
                 raise FitError(f"Mode {mode} has no fit without guard. Switch guard on, or take mode paper.")
-            if prediction != _PUBLISHED or order:
+            if prediction != _PAPER or order:
                 raise FitError(
-                    f"Mode {mode} chooses prediction and order itself. Set them to {_PUBLISHED!r} and 0, or take mode paper."
+                    f"Mode {mode} chooses prediction and order itself. Set them to {_PAPER!r} and 0, or take mode paper."
                 )
             if sigmas is not None and counts:
                 raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
@@ -265,7 +265,7 @@ class DODEDistillSampler(io.ComfyNode):
                 schedule=lambda n: _schedule(model, scheduler, n) if sigmas is None else sigmas.cpu(),
                 only=sigmas is not None,
                 solver=named,
-                teacher=None if teacher == _OWN_TEACHER else teacher,
+                teacher=None if teacher == _PAPER else teacher,
                 substeps=teacher_substeps,
             )
             with stoppable(place) as asked:
@@ -277,8 +277,8 @@ class DODEDistillSampler(io.ComfyNode):
             levels = sigmas if sigmas is not None else _schedule(model, scheduler, steps)
             open_choices = {
                 "order": order or None,
-                "directions": None if prediction == _PUBLISHED else prediction,
-                "teacher": None if teacher == _OWN_TEACHER else teacher,
+                "directions": None if prediction == _PAPER else prediction,
+                "teacher": None if teacher == _PAPER else teacher,
                 "substeps": teacher_substeps,
             }
             fit = PaperFit(named, {**CLOSED_FORM[mode], "guard": guard}, open_choices)
