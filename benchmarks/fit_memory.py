@@ -29,7 +29,7 @@ def measure(name: str) -> None:
     """Fit on one of the latents and print a row of the table."""
     import torch
 
-    from dode.fit.students import distill_students
+    from dode.fit.all_numbers import distill_students
     from dode.sampling import Guided
 
     samples, shape, most = CASES[name]

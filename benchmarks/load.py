@@ -24,8 +24,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dode.distill import distill
-from dode.fit.students import distill_students
+from dode.fit.all_numbers import distill_students
+from dode.fit.distill import distill
 from dode.sampling import Guided
 from dode.schedules import schedule
 from dode.teacher import Teacher

@@ -28,9 +28,9 @@ from benchmarks.quality_cells import Plan, Trial, score, torch_settings, trial
 from benchmarks.quality_frechet import SEED, TruePictures, distance
 from benchmarks.quality_report import table
 from benchmarks.stock_search import run_table, schedules
-from dode.distill import Choice, distill
+from dode.fit.distill import Choice, distill
+from dode.fit.paper import SAMPLES, published
 from dode.methods import build_tableau, steps_within
-from dode.paper import SAMPLES, published
 from dode.schedules import SCHEDULES, schedule, usual_schedule
 from dode.tableau import Array, Directions, Tableau
 

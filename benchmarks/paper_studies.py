@@ -27,9 +27,9 @@ from benchmarks.quality_cells import Plan, score, torch_settings, trial
 from benchmarks.quality_plots import save_figure
 from benchmarks.quality_report import table
 from benchmarks.stock_search import run_table
+from dode.fit.paper import SUBSTEPS
+from dode.images import pyplot
 from dode.methods import build_tableau, steps_within
-from dode.paper import SUBSTEPS
-from dode.plots import pyplot
 from dode.tableau import Array, Tableau
 from dode.teacher import trajectory
 

@@ -18,8 +18,8 @@ from benchmarks.models import BenchModel
 from benchmarks.quality_cells import Plan, Trial, score, trial
 from benchmarks.stock_search import run_table
 from dode.correction import Parameters
-from dode.distill import distill
-from dode.least_squares import solve_normal_equations
+from dode.fit.distill import distill
+from dode.fit.least_squares import solve_normal_equations
 from dode.methods import build_tableau
 from dode.sampling import Walk
 from dode.schedules import usual_schedule

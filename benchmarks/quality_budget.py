@@ -18,8 +18,8 @@ from benchmarks.quality_cells import Plan, Trial, fit, score, stock_record, torc
 from benchmarks.quality_plots import error_over_spending
 from benchmarks.quality_report import table
 from benchmarks.stock_search import run_table, search
-from dode.distill import distill
 from dode.errors import DodeError
+from dode.fit.distill import distill
 from dode.fit.starts import usual_grids
 from dode.methods import build_tableau
 from dode.schedules import usual_schedule

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.models import ALL_CLASSES, BenchModel
 from benchmarks.stock_search import Best, run_table, search
 from dode.correction import Parameters
-from dode.measure import rms
+from dode.fit.held_out import rms
 from dode.methods import build_tableau
 
 FIT_SEED, TEST_SEED, RESAMPLES = 0, 1000, 2000
@@ -50,8 +50,8 @@ class Plan:
 
     def fit_of(self, mode: str, guidance: float, evaluations: int, prompts: tuple[int, ...]) -> "Plan":
         """The plan of one fit."""
+        from dode.fit.all_numbers import MODES
         from dode.fit.plan import usual_samples
-        from dode.fit.students import MODES
 
         samples = self.fit_samples or usual_samples(MODES[mode], evaluations, guided=guidance != 1)
         return replace(self, fit_samples=samples, fit_prompts=prompts)
@@ -119,7 +119,7 @@ def fit(
     **more: Any,
 ) -> list[Any]:
     """Distill a sampler for each number of evaluations, in one call of ``distill_students``; ``mode`` is what it takes."""
-    from dode.fit.students import distill_students
+    from dode.fit.all_numbers import distill_students
 
     more.setdefault("micro_batch", 64)
     extra_args = model.extra_args(plan.prompts(model)[0])

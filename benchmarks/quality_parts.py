@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.models import BenchModel
 from benchmarks.quality_cells import Plan, fit, run_each, score, trial
+from dode.fit.all_numbers import MODES
 from dode.fit.free_parameters import Freedom
-from dode.fit.students import MODES
 
 CHANGES: dict[str, dict[str, Any]] = {
     "balanced": {},

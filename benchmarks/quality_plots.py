@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_report import Cell, modes_of
-from dode.plots import pyplot
+from dode.images import pyplot
 
 
 def _panels(cells: list[Cell]) -> tuple[list[str], list[float]]:

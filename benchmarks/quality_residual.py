@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks.models import BenchModel
 from benchmarks.quality_cells import Plan, Trial, fit, trial
 from dode.correction import Parameters
-from dode.least_squares import solve_normal_equations
-from dode.measure import rms
+from dode.fit.held_out import rms
+from dode.fit.least_squares import solve_normal_equations
 from dode.sampling import Guided, sample
 
 SEED, RIDGE = 3000, 1e-4

@@ -15,8 +15,8 @@ from dode.demo.model import context_of, embedded_model
 from dode.demo.network import UNet
 from dode.demo.pictures import CLASSES, draw
 from dode.demo.train import loss
-from dode.matching import interpolate
-from dode.parameter_file import Entry
+from dode.files.interpolation import interpolate
+from dode.files.parameter_file import Entry
 
 GUIDANCES = (1.0, 2.0, 4.0, 6.0)
 TUNING_STEPS, TUNING_BATCH, TUNING_RATE = 150, 32, 3e-4

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.models import BenchModel
 from dode.errors import DodeError
-from dode.measure import rms
+from dode.fit.held_out import rms
 from dode.methods import METHODS, Stock, build_tableau, steps_within
 from dode.methods.refused import refusal
 from dode.sampling import sample

@@ -5,12 +5,13 @@ in k-diffusion's convention, ``denoiser(x, sigma, **extra_args)`` with sigma of 
 """
 
 from dode.correction import Parameters
-from dode.distill import Distillation, Report, distill
 from dode.errors import DodeError
+from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_parameters
+from dode.fit.all_numbers import distill_students
+from dode.fit.distill import distill
 from dode.fit.free_parameters import Freedom
-from dode.fit.students import distill_students
 from dode.methods import METHODS, build_tableau, get_method, steps_within
-from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_parameters
+from dode.report import Distillation, Report
 from dode.sampling import Guided, make_sampler, sample
 from dode.schedules import schedule
 from dode.tableau import Row, Tableau

@@ -8,8 +8,8 @@ from typing import Any
 
 from dode import __version__
 from dode.errors import DodeError
+from dode.fit.paper import FAMILIES
 from dode.methods import METHODS
-from dode.paper import FAMILIES
 from dode.schedules import SCHEDULES
 from dode.tableau import DIRECTIONS
 
@@ -209,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = build_parser().parse_args(arguments)
-    from dode import commands
+    from dode.cli import commands
 
     try:
         return getattr(commands, getattr(options, "run", options.command))(options)

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from dode.files.parameter_file import Entry, Recipe, RecipeValue
+from dode.fit.all_numbers import MODES
 from dode.fit.free_parameters import Freedom
 from dode.fit.plan import TEACHER_STEPS
-from dode.fit.students import MODES
-from dode.parameter_file import Entry, Recipe, RecipeValue
 from dode.schedules import SCHEDULES, schedule, usual_schedule
 from dode.tableau import Array
 

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from dode.errors import FitError
-from dode.measure import rms
+from dode.files.parameter_file import Entry
+from dode.fit.held_out import rms
 from dode.methods import METHODS
-from dode.parameter_file import Entry
 from dode.sampling import make_sampler
 from dode.teacher import Teacher, nested_grid
 
-from .cards import compared
 from .host import CATEGORY, Params, feature, io, ui
-from .latents import flat, picture_of
-from .model_info import coordinate_of, model_info, sigma_range, with_channels_of
-from .plot import side_by_side
+from .host.latents import flat, picture_of
+from .host.model_info import coordinate_of, model_info, sigma_range, with_channels_of
+from .page.cards import compared
+from .page.plot import side_by_side
 from .sampler import entry_sampler
 
 CFGGuider: Any = feature("comfy.samplers:CFGGuider")

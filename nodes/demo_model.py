@@ -7,7 +7,7 @@ import torch
 
 from dode.demo.model import SIGMA_DATA, WEIGHTS, EmbeddedModel, context_of, embedded_model
 from dode.demo.pictures import CLASSES
-from dode.fingerprint import fingerprint
+from dode.files.fingerprint import fingerprint
 
 from .host import CATEGORY, feature, io
 

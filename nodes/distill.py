@@ -6,27 +6,27 @@ from typing import Any
 
 import torch
 
-from dode.cost import cost_text
 from dode.errors import FitError
-from dode.fit.students import MODES
+from dode.fit.all_numbers import MODES
+from dode.fit.cost import cost_text
+from dode.fit.paper import FAMILIES
 from dode.methods import METHODS, get_method
-from dode.paper import FAMILIES
 from dode.recipe import NODE, recipe
 from dode.tableau import DIRECTIONS
 
 from . import library
-from .cards import entry_card, saved_card, workflow_id
-from .fit import PaperFit, StudentsFit, run_paper, run_students, samples_for
+from .fitting.equivalent_steps import measure, words
+from .fitting.progress import Place
+from .fitting.run import PaperFit, StudentsFit, run_paper, run_students, samples_for
+from .fitting.sampling_call import Task
+from .fitting.stopping import stoppable
 from .host import CATEGORY, Params, Prompts, feature, io, optional
-from .inside import Task
-from .latents import is_nested
-from .progress import Place
+from .host.latents import is_nested
+from .page.cards import entry_card, saved_card, workflow_id
+from .page.text import gain, stopped_early, summary
 from .sampler import entry_sampler, entry_sigmas
-from .steps_saved import measure, words
-from .stopping import stoppable
-from .text import gain, stopped_early, summary
 
-# Fit modes, by the names that users see, beside those of dode.fit.students: the arguments of dode.distill.distill.
+# Fit modes, by the names that users see, beside those of dode.fit.all_numbers: the arguments of dode.fit.distill.distill.
 CLOSED_FORM: dict[str, dict[str, Any]] = {
     "paper": {"taps": 1},
     "multi-tap": {"taps": 3, "ridge": 1e-3},

@@ -7,7 +7,7 @@ from . import library
 from .host import MissingFeature, feature, log
 
 ComfyExtension: Any = feature("comfy_api.latest:ComfyExtension")
-_MODULES = ("distill", "prompts", "sampler", "files", "compare", "demo_model")
+_MODULES = ("distill", "prompts", "sampler", "parameters", "compare", "demo_model")
 
 
 class DodeExtension(ComfyExtension):
@@ -16,16 +16,16 @@ class DodeExtension(ComfyExtension):
     async def on_load(self) -> None:
         library.register_folder()
         try:
-            module("auto").register()
+            module("ksampler").register()
         except MissingFeature as error:
             log.warning("D-ODE: the entry `dode` in KSampler is off, since %s.", error)
         try:
-            module("routes").register()
+            module("page.routes").register()
         except MissingFeature as error:
             log.warning("D-ODE: import and download on the page are off, since %s.", error)
 
         try:
-            module("fits").register()
+            module("page.library_list").register()
         except MissingFeature as error:
             log.warning("D-ODE: the page does not show which files fit a model, since %s.", error)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dode.errors import DodeError, ParameterFileError
-from dode.matching import compare
-from dode.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_numbered, save_parameters
+from dode.files.compatibility import compare
+from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_numbered, save_parameters
 
 from . import PACK
 from .host import folder_paths, log, say_once

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from dode.errors import ParameterError
-from dode.matching import compare
-from dode.parameter_file import Entry
+from dode.files.compatibility import compare
+from dode.files.parameter_file import Entry
 
-from .guided import run_entry, scale_of
 from .host import CATEGORY, Params, feature, io
-from .model_info import model_info, stock_start
-from .text import summary, warn_of
+from .host.guided import run_entry, scale_of
+from .host.model_info import model_info, stock_start
+from .page.text import summary, warn_of
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
 

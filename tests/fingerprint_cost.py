@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from dode.fingerprint import _taken, fingerprint
+from dode.files.fingerprint import _taken, fingerprint
 
 _CHUNK = 1 << 26
 

@@ -30,7 +30,7 @@ import numpy as np
 from dode import Entry, ParameterFile, Parameters, build_tableau, schedule
 from dode.correction import available_taps
 from dode.errors import FormatError, VersionError
-from dode.parameter_file import from_bytes, to_bytes
+from dode.files.parameter_file import from_bytes, to_bytes
 
 GOLDEN = Path(__file__).parent / "golden"
 ODD: list[Any] = [

@@ -22,7 +22,7 @@ import numpy as np
 
 from dode import Entry, Parameters, save_parameters
 from dode.errors import FileExistsAlready
-from dode.parameter_file import ParameterFile, to_bytes
+from dode.files.parameter_file import ParameterFile, to_bytes
 
 SIGMAS = tuple(float(n) for n in range(40, -1, -1))
 CALLS = ("open", "fsync", "link", "replace", "unlink", "rename", "scandir", "close")

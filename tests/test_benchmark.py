@@ -33,7 +33,7 @@ from benchmarks.stock_search import candidates, left_out, run_stock, run_table, 
 from benchmarks.trained import TRAINED, trained_network, weights
 from dode.correction import Parameters
 from dode.fit.free_parameters import Freedom
-from dode.measure import rms
+from dode.fit.held_out import rms
 from dode.methods import build_tableau
 from dode.schedules import schedule
 from dode.teacher import Teacher

@@ -11,11 +11,11 @@ from torch import Tensor
 from dode import METHODS, Distillation, Parameters, Teacher, build_tableau, distill, distill_students, sample, schedule
 from dode.correction import available_taps
 from dode.demo.mixture import GaussianMixture, ring
-from dode.distill import planned_evaluations
 from dode.errors import FitError, ModelError
+from dode.fit.distill import planned_evaluations
 from dode.fit.free_parameters import Freedom
 from dode.fit.held_out import split
-from dode.least_squares import solve_normal_equations
+from dode.fit.least_squares import solve_normal_equations
 from dode.tableau import PREDICTIONS, Tableau
 from dode.teacher import nested_grid
 

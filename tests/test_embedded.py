@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dode import Guided, build_tableau, distill, sample, schedule
+from dode.cli.threads import use_fastest
 from dode.demo.model import WEIGHTS, context_of, embedded_model, training_record
 from dode.demo.pictures import CLASSES, draw
-from dode.demo.threads import use_fastest
 from dode.errors import ModelError
 
 

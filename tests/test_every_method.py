@@ -14,11 +14,11 @@ import torch
 from dode import METHODS, build_tableau, sample
 from dode.correction import Parameters
 from dode.demo.mixture import ring
-from dode.distill import distill
 from dode.errors import MethodError, ParameterError, TableauError
+from dode.files.parameter_file import Entry, load_parameters, save_parameters
+from dode.fit.distill import distill
 from dode.methods import get_method
 from dode.methods import registry as registry_module
-from dode.parameter_file import Entry, load_parameters, save_parameters
 from dode.teacher import Teacher
 from tests.comfyui import allow_cpu_only_torch, import_comfy
 from tests.stock import StockModel, run_stock

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dode import fingerprint as module
-from dode.fingerprint import fingerprint
+from dode.files import fingerprint as module
+from dode.files.fingerprint import fingerprint
 
 
 def checkpoint(path: Path, seed: int = 0, **metadata: str) -> Path:

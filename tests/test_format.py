@@ -20,15 +20,14 @@ from dode import (
     ModelInfo,
     ParameterFile,
     Parameters,
-    bounded_json,
-    container,
     load_parameters,
-    parameter_file,
     save_parameters,
 )
 from dode.correction import MAX_TAPS
 from dode.errors import FormatError, ParameterFileError
-from dode.parameter_file import from_bytes, to_bytes
+from dode.files import bounded_json, parameter_file
+from dode.files import safetensors_container as container
+from dode.files.parameter_file import from_bytes, to_bytes
 from dode.tableau import MAX_STEPS
 from tests.entries import report
 from tests.fuzz import GOLDEN, apart, extremes, fuzz, joined, peak, reread, seeds

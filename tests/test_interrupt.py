@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from dode import Guided, commands, load_parameters
+from dode import Guided, load_parameters
 from dode.__main__ import main
-from dode.cost import cost_text
-from dode.interrupt import stop_at_interrupt
-from dode.progress import Bars
+from dode.cli import commands
+from dode.cli.interrupt import stop_at_interrupt
+from dode.cli.progress import Bars
+from dode.fit.cost import cost_text
 from tests.test_cli import GuidedRing
 
 MODEL = ["--model", "tests.test_interrupt:Holding"]
@@ -166,7 +167,7 @@ def test_how_long_it_takes_is_said_once_when_the_first_calls_tell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("dode.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("dode.cli.progress.time.monotonic", lambda: now)
     with Bars("", [{"teacher": 100, "search": 50, "refine": 250}, {"teacher": 50, "refine": 1550}]) as bars:
         bars("teacher", 0, 100)
         for done in range(10, 110, 10):

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from dode import kdiffusion
 from dode.__main__ import main
 from dode.correction import Parameters
-from dode.distill import distill
 from dode.errors import MethodError, ModelError, ParameterError
-from dode.parameter_file import load_parameters
+from dode.files.parameter_file import load_parameters
+from dode.fit.distill import distill
 from dode.sampling import sample
 from dode.schedules import schedule
 from tests.comfyui import allow_cpu_only_torch

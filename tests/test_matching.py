@@ -8,7 +8,9 @@ import pytest
 
 from dode import Entry, ModelInfo, Parameters
 from dode.errors import ParameterError
-from dode.matching import choose, compare, interpolate
+from dode.files.choice import choose
+from dode.files.compatibility import compare
+from dode.files.interpolation import interpolate
 
 MODEL = ModelInfo("a model", "UNet", "eps", 4)
 

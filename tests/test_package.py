@@ -33,7 +33,7 @@ def test_it_needs_torch_numpy_and_safetensors_alone() -> None:
 import tempfile, torch, dode
 from dode.demo.model import embedded_model
 from dode.demo.mixture import ring
-import dode.__main__, dode.commands
+import dode.__main__, dode.cli.commands
 sigmas = dode.schedule("karras", 4, 0.1, 10.0)
 x = torch.randn(8, 4, dtype=torch.float64) * 10
 found = dode.distill(ring(), x, sigmas)

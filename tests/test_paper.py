@@ -22,12 +22,12 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from dode import paper
 from dode.demo.mixture import ring
-from dode.distill import Choice, distill
 from dode.errors import FitError, TableauError
+from dode.fit import paper
+from dode.fit.distill import Choice, distill
+from dode.fit.paper import family_of, published
 from dode.methods import build_tableau, get_method
-from dode.paper import family_of, published
 from dode.sampling import sample
 from dode.teacher import Teacher
 

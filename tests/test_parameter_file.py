@@ -12,7 +12,7 @@ from safetensors.numpy import save as save_tensors
 
 from dode import Entry, ModelInfo, ParameterFile, Parameters, load_parameters, save_parameters, schedule
 from dode.errors import FileExistsAlready, FormatError, ParameterFileError, VersionError
-from dode.parameter_file import from_bytes, to_bytes
+from dode.files.parameter_file import from_bytes, to_bytes
 from tests.entries import report
 
 SIGMAS = tuple(schedule("karras", 3, 0.1, 10.0))

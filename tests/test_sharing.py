@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dode import Entry, ModelInfo, ParameterFile, commands, load_parameters, save_parameters
+from dode import Entry, ModelInfo, ParameterFile, load_parameters, save_parameters
 from dode.__main__ import main
+from dode.cli import commands
 from dode.errors import ParameterFileError
 from tests.test_cli import OPTIONS
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from dode.correction import Parameters
 from dode.demo.mixture import ring
-from dode.distill import Distillation, distill
 from dode.errors import GridError, ModelError
+from dode.files.parameter_file import Entry, load_parameters, save_parameters
+from dode.fit.all_numbers import distill_students
+from dode.fit.distill import distill
 from dode.fit.free_parameters import Freedom
-from dode.fit.students import distill_students
-from dode.parameter_file import Entry, load_parameters, save_parameters
+from dode.report import Distillation
 from dode.sampling import Guided, sample
 from dode.schedules import schedule
 from dode.teacher import Teacher

@@ -12,17 +12,17 @@ from dode import distill_students
 from dode.correction import Parameters, available_taps
 from dode.demo.mixture import ring
 from dode.errors import FitError, ModelError
+from dode.fit.all_numbers import MODES
 from dode.fit.derivatives import derivatives
 from dode.fit.end_point import SKETCH, Start, Targets, sketch
 from dode.fit.free_parameters import Freedom, FreeParameters
 from dode.fit.gauss_newton import GaussNewton
 from dode.fit.gauss_newton import _broyden as broyden  # pyright: ignore[reportPrivateUsage]
+from dode.fit.model_calls import Metered
 from dode.fit.outliers import outlier_limit, outlier_weights, robust_mean
 from dode.fit.plan import derivative_evaluations, parts, planned, usual_samples, within_share
 from dode.fit.starts import SOLVERS, OnPath, setting_out, undistilled, usual_grids
-from dode.fit.students import MODES
 from dode.fit.teacher_path import Recorder, TeacherPath
-from dode.metered import Metered
 from dode.methods import build_tableau
 from dode.sampling import Guided, sample
 from dode.schedules import schedule

@@ -12,7 +12,7 @@ from torch import Tensor
 from dode.demo.network import UNet
 from dode.demo.pictures import CLASSES
 from dode.errors import ModelError
-from dode.fingerprint import fingerprint
+from dode.files.fingerprint import fingerprint
 from dode.sampling import Guided
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")

@@ -340,7 +340,7 @@ def main() -> None:
     import sys
     from pathlib import Path
 
-    from dode.plots import sheet
+    from dode.images import sheet
 
     generator = torch.Generator().manual_seed(1)
     drawn = [(name, draw(torch.full((12,), label), generator)) for label, name in enumerate(CLASSES)]

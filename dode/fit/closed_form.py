@@ -16,8 +16,8 @@ from torch import Tensor
 from dode.correction import Parameters, RowEditor
 from dode.errors import NotFiniteError
 from dode.fit.held_out import squares
-from dode.least_squares import solve_normal_equations
-from dode.metered import Metered
+from dode.fit.least_squares import solve_normal_equations
+from dode.fit.model_calls import Metered
 from dode.sampling import Walk
 from dode.tableau import Array, Row, Tableau, Weights
 from dode.teacher import Teacher, trajectory

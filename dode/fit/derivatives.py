@@ -18,7 +18,7 @@ from torch import Tensor
 from dode.correction import Parameters
 from dode.fit.end_point import Targets, sketch
 from dode.fit.free_parameters import FreeParameters
-from dode.metered import Metered
+from dode.fit.model_calls import Metered
 from dode.sampling import Guided, Walk, drive
 from dode.tableau import Array, Tableau
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dode.errors import NotFiniteError
 from dode.fit.held_out import squares
-from dode.metered import Metered
+from dode.fit.model_calls import Metered
 from dode.sampling import Guided, sample
 from dode.tableau import Array, Tableau
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dode.correction import MAX_TOLD_RATIO, Parameters, available_taps
 from dode.errors import DodeError
-from dode.least_squares import solve_normal_equations
+from dode.fit.least_squares import solve_normal_equations
 from dode.tableau import Array
 
 _STEP = {"tap": 0.03, "guidance": 0.05, "sigma": 0.02, "told": 0.02}  # of the finite differences

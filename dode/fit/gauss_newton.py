@@ -18,8 +18,8 @@ from dode.errors import NotFiniteError
 from dode.fit.derivatives import derivatives
 from dode.fit.end_point import Targets, sketch
 from dode.fit.free_parameters import Freedom, FreeParameters, damped_step
+from dode.fit.model_calls import Metered
 from dode.fit.outliers import outlier_limit, outlier_weights, robust_mean
-from dode.metered import Metered
 from dode.tableau import Array
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)

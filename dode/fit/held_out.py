@@ -45,3 +45,8 @@ def _held_count(samples: int, held_out: float) -> int:
 def squares(difference: Tensor) -> Array:
     """Summed squares of each sample, float64 (B,)."""
     return difference.flatten(1).double().square().sum(1).cpu().numpy()
+
+
+def rms(a: Tensor, b: Tensor) -> float:
+    """Root of the mean squared difference over all elements."""
+    return float((a.double() - b.double()).square().mean().sqrt())

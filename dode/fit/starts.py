@@ -12,10 +12,10 @@ from torch import Tensor
 from dode.correction import Parameters
 from dode.errors import FitError
 from dode.fit.end_point import Targets, sketch
+from dode.fit.model_calls import Metered
 from dode.fit.outliers import outlier_limit, robust_mean
 from dode.fit.plan import RUNS
 from dode.fit.teacher_path import Calls, Recorder, TeacherPath
-from dode.metered import Metered
 from dode.methods import build_tableau, get_method, steps_within
 from dode.schedules import schedule
 from dode.tableau import Array, Tableau

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dode.parameter_file import load_parameters
+from dode.files.parameter_file import load_parameters
 from tests.comfy.conftest import PACKS
 from tests.comfy.graphs import model_of, sampler_custom, sampler_custom_advanced
 from tests.comfy.server import ROOT, ComfyServer, Run

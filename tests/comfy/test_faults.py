@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dode.parameter_file import load_parameters
+from dode.files.parameter_file import load_parameters
 from tests.comfy.graphs import STEPS, demo, distill, ksampler, sampler_custom
 from tests.comfy.server import ComfyServer, Run
 from tests.comfy.workflow import Graph, link

@@ -10,9 +10,9 @@ import torch
 
 from dode.demo.model import context_of, embedded_model
 from dode.demo.pictures import CLASSES
-from dode.distill import distill as fit
-from dode.paper import FAMILIES
-from dode.parameter_file import load_parameters
+from dode.files.parameter_file import load_parameters
+from dode.fit.distill import distill as fit
+from dode.fit.paper import FAMILIES
 from dode.teacher import Teacher
 from tests.comfy.graphs import CFG, STEPS, demo, distill, ksampler, watched
 from tests.comfy.server import ComfyServer, Run

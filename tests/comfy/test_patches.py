@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from dode.demo.model import embedded_model
-from dode.parameter_file import load_parameters
+from dode.files.parameter_file import load_parameters
 from tests.comfy.graphs import demo, distill
 from tests.comfy.server import ComfyServer
 from tests.comfy.workflow import Graph, link

@@ -9,8 +9,8 @@ import torch
 from dode import Teacher, distill_students
 from dode.demo.model import context_of, embedded_model
 from dode.demo.pictures import CLASSES
-from dode.matching import interpolate
-from dode.parameter_file import load_parameters
+from dode.files.interpolation import interpolate
+from dode.files.parameter_file import load_parameters
 from tests.comfy.graphs import CFG, SIZE, demo, distill, ksampler, sampler_custom, sampler_custom_advanced, watched
 from tests.comfy.server import ComfyServer
 from tests.comfy.workflow import Graph, link

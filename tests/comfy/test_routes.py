@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dode
-from dode.container import MAX_FILE_BYTES
+from dode.files.safetensors_container import MAX_FILE_BYTES
 from tests.comfy.server import ROOT, ComfyServer
 
 EXAMPLE = ROOT / "example_parameters" / "demo_model_6_steps.safetensors"

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from dode.demo.model import context_of, embedded_model
+from dode.files.parameter_file import load_parameters
 from dode.methods import METHODS
-from dode.parameter_file import load_parameters
 from dode.sampling import sample
 from tests.comfy.graphs import CFG, STEPS, demo, distill, ksampler, sampler_custom, sampler_custom_advanced
 from tests.comfy.server import ROOT, ComfyServer

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load import RUNS, queue
-from dode import bounded_json, container, parameter_file
 from dode.correction import MAX_TAPS
-from dode.parameter_file import load_parameters
+from dode.files import bounded_json, parameter_file
+from dode.files import safetensors_container as container
+from dode.files.parameter_file import load_parameters
 from dode.tableau import MAX_STEPS
 from tests.comfy.conftest import PACKS
 from tests.comfy.graphs import demo, distill

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dode.parameter_file import load_parameters
+from dode.files.parameter_file import load_parameters
 from tests.comfy.graphs import CFG, demo, distill, ksampler
 from tests.comfy.server import ROOT, ComfyServer, Run
 from tests.comfy.workflow import Graph, link

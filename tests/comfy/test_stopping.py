@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dode.parameter_file import load_parameters
+from dode.files.parameter_file import load_parameters
 from tests.comfy.graphs import distill
 from tests.comfy.server import ROOT, ComfyServer, Run
 from tests.comfy.test_faults import QUICK, faulty, files, goes_on
@@ -21,7 +21,7 @@ from tests.comfy.workflow import Graph
 @pytest.fixture
 def stopping() -> ModuleType:
     """The module that keeps the running fits, anew: it needs nothing of the host."""
-    spec = importlib.util.spec_from_file_location("stopping", ROOT / "nodes" / "stopping.py")
+    spec = importlib.util.spec_from_file_location("stopping", ROOT / "nodes" / "fitting" / "stopping.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -28,7 +28,7 @@ _told = PromptServer.instance.send_sync = _Told(PromptServer.instance.send_sync)
 
 def _asked_to_stop() -> bool:
     """Whether a fit was asked to stop and to keep what it has."""
-    pack = next((module for name, module in [*sys.modules.items()] if name.endswith(".nodes.stopping")), None)
+    pack = next((module for name, module in [*sys.modules.items()] if name.endswith(".nodes.fitting.stopping")), None)
     return pack is not None and any(asked.is_set() for fits in [*pack._running.values()] for asked in fits)
 
 

@@ -1,0 +1,139 @@
+"""Does a parameter file's entry belong to a model? Compared field by field, and said in words."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dode.correction import brief
+from dode.errors import DodeError
+from dode.files.parameter_file import Entry, ModelInfo
+
+_GUIDANCE_TOLERANCE = 0.01
+
+
+Verdict = Literal["same", "unknown", "soft", "hard"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One thing that was compared.
+
+    Attributes:
+        what: "architecture", "prediction kind", "latent channels", "σ grid", "guidance", "checkpoint name" or "fingerprint".
+        verdict: "same"; "unknown" where either side does not say; "soft" for a difference with which the parameters may
+            still help, or not; "hard" for one with which they make no sense.
+        words: what both sides say.
+    """
+
+    what: str
+    verdict: Verdict
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.words}"
+
+
+@dataclass(frozen=True)
+class Match:
+    """An entry and a model, compared thing by thing. True where the entry may be used."""
+
+    compared: tuple[Compared, ...] = ()
+
+    @property
+    def hard(self) -> tuple[str, ...]:
+        """Differences with which the parameters make no sense, in words."""
+        return tuple(each.words for each in self.compared if each.verdict == "hard")
+
+    @property
+    def soft(self) -> tuple[str, ...]:
+        """Differences with which they may still help, or not, in words."""
+        return tuple(each.words for each in self.compared if each.verdict == "soft")
+
+    def __bool__(self) -> bool:
+        return not self.hard
+
+
+def compare(entry: Entry, model: ModelInfo, guidance: float | None = None, sigmas: Sequence[float] | None = None) -> Match:
+    """Compare an entry with a model, and where they are known with a guidance scale and noise levels.
+
+    Args:
+        model: the model at hand.
+        guidance: its classifier-free guidance scale; None where there is no single one.
+        sigmas: the noise levels to sample on; None where they are not known yet.
+    """
+    fitted = entry.model
+    family = "" if fitted.family == "None" else fitted.family  # what version 0.1.0 wrote for the host's own checkpoints
+    return Match(
+        (
+            _kind("architecture", "the architecture", family, model.family),
+            _kind("prediction kind", "the prediction kind", fitted.prediction, model.prediction),
+            _kind("latent channels", "latents with channels", fitted.channels, model.channels),
+            _grid(entry, sigmas),
+            _guidance(entry, guidance),
+            *_checkpoint(fitted, model),
+        )
+    )
+
+
+def _kind(what: str, name: str, ours: str | int | None, theirs: str | int | None) -> Compared:
+    if not ours or not theirs:
+        return Compared(
+            what, "unknown", "not said" + (f" in the file; this model has {theirs!r}" if theirs else " of this model")
+        )
+    if ours == theirs:
+        return Compared(what, "same", str(ours))
+    return Compared(what, "hard", f"fitted for {name} {ours!r}, this model has {theirs!r}")
+
+
+def _grid(entry: Entry, sigmas: Sequence[float] | None) -> Compared:
+    steps = len(entry.parameters.sigmas) - 1
+    if sigmas is None:
+        return Compared("σ grid", "unknown", f"fitted on {brief(entry.parameters.sigmas)}")
+    try:
+        entry.parameters.tableau(sigmas)
+    except DodeError as error:
+        return Compared("σ grid", "hard", str(error).rstrip("."))
+    taken = len(sigmas) - 1
+    return Compared("σ grid", "same", f"all {steps} steps" if taken == steps else f"{taken} of its {steps} steps")
+
+
+def on_grid(entry: Entry, sigmas: Sequence[float]) -> bool:
+    """Whether an entry's parameters can run on these noise levels: its own, or a part of them."""
+    return _grid(entry, sigmas).verdict == "same"
+
+
+def _guidance(entry: Entry, guidance: float | None) -> Compared:
+    if entry.guidance is None or guidance is None:
+        known = "not said in the file" if entry.guidance is None else f"fitted at {entry.guidance:g}"
+        return Compared("guidance", "unknown", known)
+    if same_guidance(entry, guidance):
+        return Compared("guidance", "same", f"{entry.guidance:g}")
+    return Compared("guidance", "soft", f"fitted at guidance {entry.guidance:g}, this is {guidance:g}")
+
+
+def _checkpoint(fitted: ModelInfo, model: ModelInfo) -> tuple[Compared, Compared]:
+    """Name and fingerprint. Where the fingerprints agree the name does not matter."""
+    known = bool(fitted.fingerprint and model.fingerprint)
+    same_weights = known and fitted.fingerprint == model.fingerprint
+    if not fitted.name or not model.name:
+        name = Compared("checkpoint name", "unknown", f"fitted on {fitted.name!r}" if fitted.name else "not said in the file")
+    elif fitted.name == model.name:
+        name = Compared("checkpoint name", "same", fitted.name)
+    elif same_weights:
+        name = Compared("checkpoint name", "same", f"fitted on {fitted.name!r}, renamed to {model.name!r} since")
+    else:
+        name = Compared("checkpoint name", "soft", f"fitted on {fitted.name!r}, this is {model.name!r}")
+    if not known:
+        which = "the file has none" if not fitted.fingerprint else "this model has none"
+        return name, Compared("fingerprint", "unknown", which)
+    if same_weights:
+        return name, Compared("fingerprint", "same", "the same checkpoint")
+    return name, Compared("fingerprint", "soft", "fitted on other weights (the checkpoints' fingerprints differ)")
+
+
+def same_guidance(entry: Entry, guidance: float | None) -> bool:
+    """Whether an entry was fitted at this guidance scale. Unknown on either side counts as the same."""
+    if entry.guidance is None or guidance is None:
+        return True
+    return math.isclose(entry.guidance, guidance, rel_tol=_GUIDANCE_TOLERANCE)

@@ -1,0 +1,100 @@
+"""ComfyUI as the nodes need it: every name taken from the host goes through here.
+
+The host moves. A name that is not there raises ``MissingFeature``, which turns off the one node that needs it; the names
+that a node can do without have a stand-in here.
+"""
+
+import importlib
+import logging
+from typing import Any
+
+FLOOR = "0.16.3"
+log = logging.getLogger("dode")
+
+
+class MissingFeature(ImportError):
+    """This ComfyUI lacks something that a node needs."""
+
+
+def feature(path: str) -> Any:
+    """A name of the host, ``"module:name"`` or ``"module"``.
+
+    Raises:
+        MissingFeature: it is not there.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+        return getattr(found, name) if name else found
+    except (ImportError, AttributeError) as error:
+        raise MissingFeature(
+            f"this ComfyUI has no {path.replace(':', '.')} ({error}). The pack is made for ComfyUI {FLOOR} and newer; "
+            "update ComfyUI, and the pack if that does not help"
+        ) from error
+
+
+def optional(path: str) -> Any:
+    """A name of the host, or None."""
+    try:
+        return feature(path)
+    except MissingFeature:
+        return None
+
+
+io = feature("comfy_api.latest:io")
+ui = feature("comfy_api.latest:ui")
+folder_paths = feature("folder_paths")
+
+# Socket types of this pack. An Entry of dode.files.parameter_file; a list of conditionings, one for each prompt.
+Params = io.Custom("DODE_PARAMS")
+Prompts = io.Custom("DODE_PROMPTS")
+CATEGORY = "model/sampling/D-ODE"
+
+
+_said: set[str] = set()
+
+
+def say_once(text: str, level: int = logging.WARNING) -> None:
+    """Write a line to the log, unless it stands there since the start."""
+    if text not in _said:
+        _said.add(text)
+        log.log(level, "D-ODE: %s", text)
+
+
+def interrupted() -> None:
+    """Raise the host's own exception if the user has pressed cancel."""
+    feature("comfy.model_management:throw_exception_if_processing_interrupted")()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the compute device has no memory left."""
+    asked = optional("comfy.model_management:is_oom")
+    kind = optional("comfy.model_management:OOM_EXCEPTION")
+    told = "out of memory" in str(error).lower() and isinstance(error, RuntimeError)  # as some devices say it
+    known = kind is not None and kind is not Exception and isinstance(error, kind)
+    return told or known or bool(asked is not None and kind is not Exception and asked(error))
+
+
+def free_cache() -> None:
+    """Give back memory that the device's allocator holds and nothing uses."""
+    feature("comfy.model_management:soft_empty_cache")()
+
+
+def send_text(text: str, node_id: str | None) -> None:
+    """Show a line on a node, where this host can."""
+    server = getattr(optional("server:PromptServer"), "instance", None)
+    if server is not None and node_id and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, node_id)
+
+
+def send_event(name: str, data: dict[str, Any]) -> None:
+    """Send plain JSON to the page that queued the workflow, where this host can."""
+    server = getattr(optional("server:PromptServer"), "instance", None)
+    if server is not None and hasattr(server, "send_sync"):
+        server.send_sync(name, data, getattr(server, "client_id", None))
+
+
+def previewer(model: Any) -> Any:
+    """The host's previewer for a model's latents, or None."""
+    get = optional("latent_preview:get_previewer")
+    return get(model.load_device, model.get_model_object("latent_format")) if get else None
