@@ -1,9 +1,9 @@
-"""Who imports whom in ``dode``, by floors: a module imports from lower ones, and a folder's modules from each other.
+"""Who imports whom in ``dode`` and ``nodes``: a module imports from lower floors, and a folder's modules from each other.
 
     python -m tests.floors
 
-prints how many rooms (modules on a floor of their own, or folders) there are, how many arrows between them, and those that go
-up.
+prints how many rooms (modules on a floor of their own, or folders) there are, how many arrows between them, and those that
+go up.
 """
 
 import ast
@@ -14,43 +14,57 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up. What stands on one line may not import from its neighbours.
-FLOORS = (
-    ("errors", "version"),
-    ("tableau", "images"),
-    ("coordinate", "schedules"),
-    ("methods",),
-    ("correction",),
-    ("sampling",),
-    ("teacher", "kdiffusion"),
-    ("report",),
-    ("files",),
-    ("demo", "fit"),
-    ("recipe",),
-    ("cli",),
-    ("__init__",),
-    ("__main__",),
-)
+FLOORS = {
+    "dode": (
+        ("errors", "version"),
+        ("tableau", "images"),
+        ("coordinate", "schedules"),
+        ("methods",),
+        ("correction",),
+        ("sampling",),
+        ("teacher", "kdiffusion"),
+        ("report",),
+        ("files",),
+        ("demo", "fit"),
+        ("recipe",),
+        ("cli",),
+        ("__init__",),
+        ("__main__",),
+    ),
+    "nodes": (
+        ("__init__",),
+        ("host",),
+        ("library", "fitting", "prompts", "demo_model"),
+        ("page",),
+        ("sampler", "ksampler"),
+        ("distill", "compare", "parameters"),
+        ("extension",),
+    ),
+}
+Arrows = set[tuple[str, str]]
 
 
-def modules() -> dict[str, Path]:
-    """The modules of ``dode`` by dotted name, the package itself as "__init__"."""
+def modules(package: str = "dode") -> dict[str, Path]:
+    """The modules of a package by dotted name, its own as "__init__"."""
     found: dict[str, Path] = {}
-    for path in (ROOT / "dode").rglob("*.py"):
-        parts = path.relative_to(ROOT / "dode").with_suffix("").parts
+    for path in (ROOT / package).rglob("*.py"):
+        parts = path.relative_to(ROOT / package).with_suffix("").parts
         found[".".join(parts if parts == ("__init__",) else [part for part in parts if part != "__init__"])] = path
     return found
 
 
-def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """The modules of ``dode`` that a file imports anywhere in it. Names of the package's face are its ``__init__``'s."""
+def imported(path: Path, package: str = "dode") -> Iterator[str]:
+    """The modules of a package that a file imports anywhere in it. Names of the package's face are its ``__init__``'s."""
+    known = modules(package)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            from_here = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            names = [".".join([*from_here, *filter(None, [node.module]), alias.name]) for alias in node.names]
         for name in names:
-            if name == "dode" or name.startswith("dode."):
+            if name == package or name.startswith(f"{package}."):
                 parts = name.split(".")[1:]
                 while parts and ".".join(parts) not in known:
                     parts.pop()
@@ -62,23 +76,23 @@ def room(module: str) -> str:
     return module.partition(".")[0]
 
 
-def arrows() -> set[tuple[str, str]]:
+def arrows(package: str) -> Arrows:
     """Which room imports from which other."""
-    known = modules()
-    pairs = {(room(name), room(other)) for name, path in known.items() for other in imported(path, known)}
+    known = modules(package)
+    pairs = {(room(name), room(other)) for name, path in known.items() for other in imported(path, package)}
     return {(one, other) for one, other in pairs if one != other}
 
 
-def upward(found: set[tuple[str, str]]) -> list[tuple[str, str]]:
+def upward(package: str, found: Arrows) -> list[tuple[str, str]]:
     """The arrows that do not go down."""
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    floor = {name: number for number, names in enumerate(FLOORS[package]) for name in names}
     return sorted((one, other) for one, other in found if floor[other] >= floor[one])
 
 
-def cycles() -> list[tuple[str, ...]]:
+def cycles(package: str) -> list[tuple[str, ...]]:
     """Rings of modules that import each other, within a folder too."""
-    known = modules()
-    below = {name: {other for other in imported(path, known) if other != name} for name, path in known.items()}
+    known = modules(package)
+    below = {name: {other for other in imported(path, package) if other != name} for name, path in known.items()}
     found: list[tuple[str, ...]] = []
     done: set[str] = set()
 
@@ -96,13 +110,15 @@ def cycles() -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    found = arrows()
-    rooms = {room(name) for name in modules()}
-    print(f"{len(modules())} modules in {len(rooms)} rooms, {len(found)} arrows between rooms, {len(upward(found))} of them up")
-    for one, other in upward(found):
-        print(f"  up: {one} -> {other}")
-    for ring in cycles():
-        print("  ring: " + ", ".join(f"{a} -> {b}" for a, b in pairwise(ring)))
+    for package in FLOORS:
+        known, found = modules(package), arrows(package)
+        rooms = {room(name) for name in known}
+        up = upward(package, found)
+        print(f"{package}: {len(known)} modules in {len(rooms)} rooms, {len(found)} arrows between rooms, {len(up)} of them up")
+        for one, other in up:
+            print(f"  up: {one} -> {other}")
+        for ring in cycles(package):
+            print("  ring: " + ", ".join(f"{a} -> {b}" for a, b in pairwise(ring)))
 
 
 if __name__ == "__main__":

@@ -1,32 +1,40 @@
-"""Imports run one way: from each room of ``dode`` down to lower ones, and from the hosts' layers into ``dode``."""
+"""Imports run one way: in ``dode`` and ``nodes`` from each room down to lower ones, and from the hosts' layer into ``dode``."""
 
 import ast
+
+import pytest
 
 from tests import floors
 
 
-def test_every_room_has_its_floor() -> None:
-    assert {floors.room(name) for name in floors.modules()} == {name for names in floors.FLOORS for name in names}
+@pytest.mark.parametrize("package", floors.FLOORS)
+def test_every_room_has_its_floor(package: str) -> None:
+    rooms = {floors.room(name) for name in floors.modules(package)}
+    assert rooms == {name for names in floors.FLOORS[package] for name in names}
 
 
-def test_imports_between_rooms_go_down() -> None:
-    found = floors.arrows()
-    assert len(found) > 30
-    assert floors.upward(found) == []
-    assert floors.upward({*found, ("files", "fit"), ("methods", "correction")}) == [("files", "fit"), ("methods", "correction")]
+@pytest.mark.parametrize(
+    ("package", "wrong"), [("dode", [("files", "fit"), ("methods", "correction")]), ("nodes", [("host", "page")])]
+)
+def test_imports_between_rooms_go_down(package: str, wrong: list[tuple[str, str]]) -> None:
+    found = floors.arrows(package)
+    assert len(found) > 20
+    assert floors.upward(package, found) == []
+    assert floors.upward(package, {*found, *wrong}) == wrong
 
 
-def test_no_modules_import_each_other() -> None:
-    assert floors.cycles() == []
+@pytest.mark.parametrize("package", floors.FLOORS)
+def test_no_modules_import_each_other(package: str) -> None:
+    assert floors.cycles(package) == []
 
 
 def test_the_host_s_layer_does_not_use_the_command_line() -> None:
-    known, found = floors.modules(), list[str]()
-    for path in (floors.ROOT / "nodes").rglob("*.py"):
-        used = list(floors.imported(path, known))
-        found += used
+    found: set[str] = set()
+    for path in floors.modules("nodes").values():
+        used = list(floors.imported(path))
+        found |= set(used)
         assert not [name for name in used if floors.room(name) == "cli"], path
-    assert len(set(found)) > 10
+    assert len(found) > 10
 
 
 def test_what_computes_knows_no_host() -> None:
