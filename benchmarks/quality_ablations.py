@@ -61,7 +61,9 @@ def fit_euler(
                 gram = np.array([[float(direction.square().sum())]])
                 values[i] = solve_normal_equations(gram, np.array([float((direction * residual).sum())]))
                 row = _euler_row(grid, i, float(values[i, 0]))
-            walk.commit(walk.combine(row) if on_policy else targets[i], row)
+            walk.advance(row)
+            if not on_policy:
+                walk.base = targets[i]
             if i + 1 < steps:
                 walk.record(walk.base, walk.sigma, denoise(walk.base, walk.sigma))
     return Parameters("euler", 1, "data", tuple(grid.tolist()), values, model.coordinate)

@@ -89,9 +89,12 @@ class Walk:
         terms = [weight * (self.base if index == BASE else self.outputs[index]).double() for index, weight in weights]
         return sum(terms, torch.zeros_like(self.base, dtype=torch.float64))
 
-    def commit(self, y: Tensor, row: Row) -> None:
-        """Make a row's result the new base point."""
-        self.base, self.sigma = y, row.sigma
+    def advance(self, row: Row) -> Tensor:
+        """Take a row, and make its result the new base point where the row says so; returns the result."""
+        y = self.combine(row)
+        if row.commit:
+            self.base, self.sigma = y, row.sigma
+        return y
 
     def forget(self, last_use: tuple[int, ...], number: int) -> None:
         """Drop the outputs that no row after this one refers to."""
@@ -116,11 +119,9 @@ def drive(
     for number in range(first, len(tableau.rows)):
         yield number
         row = tableau.rows[number]
-        y = walk.combine(row)
+        y = walk.advance(row)
         if forget:
             walk.forget(tableau.last_use, number)
-        if row.commit:
-            walk.commit(y, row)
         if row.evaluate:
             evaluate(walk.evaluations, y)
 

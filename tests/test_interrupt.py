@@ -192,7 +192,10 @@ def test_evaluations_by_stage_are_a_table() -> None:
 
 
 def test_the_command_line_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for mode, stages in (("balanced", ["teacher", "search", "refine", "check"]), ("paper", ["teacher", "student", "check"])):
+    for mode, stages in (
+        ("balanced", ["teacher", "search", "refine", "check"]),
+        ("paper", ["teacher", "search", "student", "check"]),
+    ):
         path = tmp_path / f"{mode}.safetensors"
         options = ["--mode", mode, "--evaluations", "3", "--samples", "8", "--model", "tests.test_cli:GuidedRing"]
         assert main(["distill", str(path), *options]) == 0

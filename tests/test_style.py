@@ -21,7 +21,7 @@ def test_tools_find_nothing(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/embedded_model.md", "docs/fit.md", "docs/guide.md", "docs/format.md"]
+    "document", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 )
 def test_links_and_files_named_in_documents_exist(document: str) -> None:
     path = ROOT / document
@@ -31,10 +31,12 @@ def test_links_and_files_named_in_documents_exist(document: str) -> None:
 
 
 def test_readme_commands_are_commands() -> None:
-    """Every option in the README's command lines is one that the command line knows."""
+    """Every option in the documents' command lines is one that the command line knows."""
     from dode.__main__ import build_parser
 
-    lines = re.findall(r"^python -m dode (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert lines
+    documents = ("README.md", "docs/python.md", "docs/paper.md")
+    found = [re.findall(r"^python -m dode (.+)$", (ROOT / name).read_text(), re.MULTILINE) for name in documents]
+    assert all(found)
+    lines = [line for each in found for line in each]
     for line in lines:
         build_parser().parse_args(line.split())

@@ -138,12 +138,9 @@ class ClosedForm:
             if model.progress is not None and stage == "student":
                 model.progress("fit", number + 1, len(base.rows))
             row = editor.take(row, values[number])
-            results = [walk.combine(row) for walk in walks]
+            results = [walk.advance(row) for walk in walks]
             if row.evaluate:
                 self._evaluate(walks, results, row.sigma)
-            if row.commit:
-                for walk, y in zip(walks, results, strict=True):
-                    walk.commit(y, row)
         return Rows(values, tuple(kept), after)
 
     def _evaluate(self, walks: list[Walk], points: list[Tensor], sigma: float) -> None:
