@@ -230,8 +230,10 @@ class DODEDistillSampler(io.ComfyNode):
         scales = _list(also_cfg, float, 0.0, 100.0, "also_cfg", _MOST_SCALES)
         positives = _as_prompts(positive)
         if negative is None:
-            if any(scale != 1.0 for scale in (cfg, *scales)):
-                raise FitError(f"Guidance {cfg:g} needs a negative prompt. Connect one, or set cfg to 1.")
+            guided = next((scale for scale in (cfg, *scales) if scale != 1.0), None)
+            if guided is not None:
+                instead = "set cfg to 1" if guided == cfg else "leave it out of also_cfg"
+                raise FitError(f"Guidance {guided:g} needs a negative prompt. Connect one, or {instead}.")
             negative = positives[0]  # never looked at: the host leaves it out at guidance 1
         if sigmas is not None and len(sigmas) < 2:
             raise FitError("The connected sigmas hold no step. Connect two noise levels or more, or disconnect them.")

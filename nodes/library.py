@@ -108,6 +108,13 @@ def name_of(path: Path) -> str | None:
     return None
 
 
+def without_folders(text: str) -> str:
+    """A text for the page, which need not know where on this machine the library's folders are."""
+    for folder in [*folder_paths.get_folder_paths(FOLDER), str(output_folder())]:
+        text = text.replace(f"{folder}{os.sep}", "").replace(folder, "")
+    return text
+
+
 def target_of(name: str, folder: Path | None = None) -> Path:
     """The file under output/dode, or another folder, that a name stands for, taken or not.
 

@@ -8,7 +8,7 @@ from dode.files.compatibility import compare
 from dode.files.parameter_file import Entry, ModelInfo
 
 from .. import library
-from ..host import feature, folder_paths
+from ..host import feature
 from ..host.checkpoints import info_of
 from .text import gain, summary
 
@@ -41,10 +41,7 @@ def _file(name: str, model: ModelInfo | None) -> dict[str, Any]:
     try:
         content = library.load(name)
     except DodeError as error:
-        said = str(error)
-        for folder in folder_paths.get_folder_paths(library.FOLDER):
-            said = said.replace(f"{folder}/", "").replace(folder, "")
-        return {"name": name, "error": said, "fits": "no", "entries": []}
+        return {"name": name, "error": library.without_folders(str(error)), "fits": "no", "entries": []}
     entries = [_entry(entry, model) for entry in content.entries]
     fits = [entry["fits"] for entry in entries]
     words = {key: getattr(content, key) for key in ("author", "licence", "notes", "software")}

@@ -47,7 +47,7 @@ def _answering(handler: Any) -> Any:
         except _Refused as refused:
             return web.json_response({"error": str(refused)}, status=refused.status)
         except DodeError as error:
-            return web.json_response({"error": str(error)}, status=422)
+            return web.json_response({"error": library.without_folders(str(error))}, status=422)
 
     return answer
 

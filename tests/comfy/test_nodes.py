@@ -269,6 +269,7 @@ def test_mode_paper_takes_its_names_and_their_published_choices(comfy: ComfyServ
     ("changes", "message"),
     [
         ({"negative": None}, "needs a negative prompt"),
+        ({"negative": None, "cfg": 1.0, "also_cfg": "1, 3", "mode": "balanced"}, "Guidance 3 needs a negative"),
         ({"samples": 2, "positive": "set"}, "3 prompts need at least 3 samples"),
         ({"sigmas": "flipped"}, "strictly descending"),
         ({"solver": "D-DDIM", "order": 3}, "'euler' has no order 3"),

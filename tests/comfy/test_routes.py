@@ -61,7 +61,11 @@ def test_what_lies_in_the_folder_and_is_no_parameter_file_is_not_given(comfy: Co
     secret.parent.mkdir(parents=True, exist_ok=True)
     secret.write_bytes(b"not for everybody")
     try:
-        assert ask(comfy, "/dode/download?name=secret.safetensors")[0] == 422
+        for route in ("download", "file"):
+            status, answer = ask(comfy, f"/dode/{route}?name=secret.safetensors")
+            assert status == 422
+            assert "secret.safetensors" in json.loads(answer)["error"]
+            assert str(comfy.base) not in answer.decode()
     finally:
         secret.unlink()
 
