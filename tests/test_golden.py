@@ -92,7 +92,10 @@ def test_result_on_the_exact_model(name: str, order: int, stock: Stock, coordina
     flow = coordinate == "flow"
     model = ring(flow=flow)
     noise = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = 0
     for table, sigmas, what in _each_grid(name, order, stock, coordinate, MODEL_STEPS):
         x = noise * float(sigmas[0])
         wanted = run_stock(stock, order, StockModel(model, coordinate), x, sigmas)
         _check(sample(model, x, table), wanted, stock.bound, what)
+        seen += 1
+    assert seen >= 2

@@ -73,7 +73,9 @@ def test_everything_exported_is_documented() -> None:
     for name in dode.__all__:
         thing = getattr(dode, name)
         if not name.startswith("__") and name != "METHODS":
-            assert (thing.__doc__ or "").strip(), name
+            said = (thing.__doc__ or "").strip()
+            assert said, name
+            assert not said.startswith(f"{name}("), f"{name} has only what a dataclass says of itself"
 
 
 def test_the_version_is_stated_once_in_each_language() -> None:

@@ -30,6 +30,14 @@ def test_links_and_files_named_in_documents_exist(document: str) -> None:
         assert (path.parent / target).exists(), f"{document} links to {target}"
 
 
+def test_the_published_readme_has_all_that_it_links_to() -> None:
+    left_out = [line for line in (ROOT / ".comfyignore").read_text().splitlines() if line and not line.startswith("#")]
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert targets
+    assert left_out
+    assert not [target for target in targets for name in left_out if target == name or target.startswith(name)]
+
+
 def test_readme_commands_are_commands() -> None:
     """Every option in the documents' command lines is one that the command line knows."""
     from dode.__main__ import build_parser
