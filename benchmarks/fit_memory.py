@@ -1,6 +1,6 @@
 """Main memory that a fit takes for large latents, and its own work beside the model.
 
-    python benchmarks/fit_memory.py > benchmarks/fit_memory.md
+    python -m benchmarks.fit_memory > benchmarks/fit_memory.md
 
 The model here is a few elementwise operations, so that nearly all of the time is the fit's own; it is compared with calls of 20
 ms each. Each latent runs in a process of its own: the peak of its resident memory, less what Python, torch and the pack have
@@ -11,10 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 CASES = {"picture, SDXL": (32, (4, 128, 128), 2.0), "video": (16, (16, 21, 60, 104), 8.0)}  # samples, latent, GiB at most
 STEPS, CALL, MICRO_BATCH = 6, 0.020, 2
@@ -60,13 +57,13 @@ def measure(name: str) -> None:
 def main() -> None:
     if len(sys.argv) > 1:
         return measure(sys.argv[1])
-    print(f"# Memory and own work of a fit\n\n    python benchmarks/fit_memory.py\n\nMode balanced, {STEPS} steps, guidance.\n")
+    print(f"# Memory and own work of a fit\n\n    python -m benchmarks.fit_memory\n\nMode balanced, {STEPS} steps, guidance.\n")
     print(
         "| | latents | GiB | wanted | evaluations | own work, s | beside calls of 20 ms |\n|---|---|---|---|---|---|---|",
         flush=True,
     )
     for name in CASES:
-        subprocess.run([sys.executable, __file__, name], check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.fit_memory", name], check=True)
 
 
 if __name__ == "__main__":

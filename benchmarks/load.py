@@ -1,6 +1,6 @@
 """What the pack costs in a real ComfyUI: many queued runs, and a fit on latents of the usual sizes.
 
-    python benchmarks/load.py > benchmarks/load.md
+    python -m benchmarks.load > benchmarks/load.md
 
 The first part queues runs that mix all nodes and watches the server's memory. The second distills on latents of Stable
 Diffusion's sizes with a network that is thousands of times cheaper than a real one, and measures what is left when the host's
@@ -12,7 +12,6 @@ import argparse
 import platform
 import re
 import statistics
-import sys
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -21,8 +20,6 @@ from pathlib import Path
 import psutil
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dode.fit.all_numbers import distill_students
 from dode.fit.distill import distill
@@ -161,7 +158,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"# Load\n\nPrinted by `python benchmarks/load.py`; torch {torch.__version__}, {platform.machine()}.\n")
+    print(f"# Load\n\nPrinted by `python -m benchmarks.load`; torch {torch.__version__}, {platform.machine()}.\n")
     with tempfile.TemporaryDirectory() as folder:
         comfy = start(Path(folder))
         try:

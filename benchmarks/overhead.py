@@ -1,6 +1,6 @@
 """What a table costs beside the stock sampler of the same name, with a model that does nothing.
 
-    COMFYUI_DIR=… python benchmarks/overhead.py > benchmarks/overhead.md
+    COMFYUI_DIR=… python -m benchmarks.overhead > benchmarks/overhead.md
 
 Whole sampling loops, wall time: stock, the table, and the table distilled, in turn, many times over; the figure is the median
 of the ratios of neighbouring runs, so that what else the machine does falls on all three alike. Memory is the most that a run
@@ -11,20 +11,16 @@ import argparse
 import inspect
 import platform
 import statistics
-import sys
 import time
 import timeit
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dode.correction import available_taps, correct
 from dode.methods import METHODS, Stock, build_tableau

@@ -1,13 +1,13 @@
 """Distilled samplers against the best of all stock samplers on all stock schedules.
 
-    COMFYUI_DIR=… python benchmarks/quality.py --mode quick --output OUT
-    python benchmarks/quality.py --mode full --held-out-classes --output OUT                            on new noise and prompts
-    python benchmarks/quality.py --mode full --models embedded --guidance 3 --output OUT/embedded_3     a part of the whole
-    python benchmarks/quality.py --merge OUT/*/quality.json --output OUT                                the parts in one report
-    python benchmarks/quality.py --study samples --output OUT                                           another question
-    python benchmarks/quality.py --study budget --shortlist OUT/quality.json --output OUT              what fits spend
-    python benchmarks/quality.py --frechet 10000 --shortlist OUT/quality.json --output OUT             of that report's samplers
-    python benchmarks/quality.py --by-class --shortlist OUT/quality.json --output OUT                   their errors by class
+    COMFYUI_DIR=… python -m benchmarks.quality --mode quick --output OUT
+    python -m benchmarks.quality --mode full --held-out-classes --output OUT                            on new noise and prompts
+    python -m benchmarks.quality --mode full --models embedded --guidance 3 --output OUT/embedded_3     a part of the whole
+    python -m benchmarks.quality --merge OUT/*/quality.json --output OUT                                the parts in one report
+    python -m benchmarks.quality --study samples --output OUT                                           another question
+    python -m benchmarks.quality --study budget --shortlist OUT/quality.json --output OUT              what fits spend
+    python -m benchmarks.quality --frechet 10000 --shortlist OUT/quality.json --output OUT             of that report's samplers
+    python -m benchmarks.quality --by-class --shortlist OUT/quality.json --output OUT                   their errors by class
 
 Each run writes JSON, a table in Markdown and plots into its folder.
 """
@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.models import ALL_CLASSES, MODELS
 from benchmarks.quality_cells import USUAL, Plan, cells, torch_settings
@@ -149,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = build_parser().parse_args()
-    options.command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
+    options.command = shlex.join(["python", "-m", "benchmarks.quality", *sys.argv[1:]])
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.merge:

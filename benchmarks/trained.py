@@ -1,11 +1,11 @@
 """Six small models of pictures with 16 pixels a side, trained for the benchmark of quality.
 
-    python benchmarks/trained.py flow --steps 4500          writes benchmarks/trained_flow.safetensors, in about ten minutes
-    python benchmarks/trained.py eps --steps 3500           the same for benchmarks/trained_eps.safetensors
-    python benchmarks/trained.py flow-prompts --steps 4500  benchmarks/trained_flow_prompts.safetensors: prompts for classes
-    python benchmarks/trained.py eps-prompts --steps 3500   benchmarks/trained_eps_prompts.safetensors
-    python benchmarks/trained.py photos --steps 4000 --pool 8000   benchmarks/trained_photos.safetensors: patches of photographs
-    python benchmarks/trained.py sparse --steps 4000 --pool 8000   benchmarks/trained_sparse.safetensors: points and strokes
+    python -m benchmarks.trained flow --steps 4500          writes benchmarks/trained_flow.safetensors, in about ten minutes
+    python -m benchmarks.trained eps --steps 3500           the same for benchmarks/trained_eps.safetensors
+    python -m benchmarks.trained flow-prompts --steps 4500  benchmarks/trained_flow_prompts.safetensors: prompts for classes
+    python -m benchmarks.trained eps-prompts --steps 3500   benchmarks/trained_eps_prompts.safetensors
+    python -m benchmarks.trained photos --steps 4000 --pool 8000   benchmarks/trained_photos.safetensors: patches of photographs
+    python -m benchmarks.trained sparse --steps 4000 --pool 8000   benchmarks/trained_sparse.safetensors: points and strokes
 
 "flow" learns the velocity n - x0 on the straight path x = (1 - σ) x0 + σ n (Lipman et al. 2023; Liu et al. 2023), σ drawn
 uniformly; "eps" learns the noise n of x = x0 + σ n (Ho et al. 2020) in Stable Diffusion's range of σ, drawn uniformly in ln σ.
@@ -15,7 +15,6 @@ The class, or the prompt, is dropped one time in ten.
 import argparse
 import copy
 import math
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +22,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.photos import patches
 from benchmarks.prompts import Describe, Draw, describe, drawings, prompts
