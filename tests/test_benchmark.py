@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import paper
 from benchmarks.models import MODELS, BenchModel, exemplars, gaussians
+from benchmarks.paper_studies import draw, path_of
 from benchmarks.photos import patches
 from benchmarks.prompts import COUNT, Draw, drawings, prompts
 from benchmarks.quality_cells import (
@@ -250,3 +252,21 @@ def test_reports_of_the_same_cell_become_one_with_all_modes(tmp_path: Path) -> N
     assert [part["command"] for part in found["parts"]] == ["a", "b"]
     again = merged([report("a", [(4, "balanced", 0.3)]), report("c", [(4, "balanced", 0.25)])])
     assert again["cells"][0]["distilled"] == {"balanced": {"error": 0.25}}
+
+
+def test_the_paper_s_table_has_each_solver_as_published_and_with_one_thing_changed(flow: BenchModel) -> None:
+    plan = Plan((5,), (1.0,), (), fit_samples=8, test_samples=4)
+    rows = {row["solver"]: row for row in paper.rows(flow, 1.0, plan, paper.SOLVERS, None, 0)}
+    assert len(rows) == len(paper.SOLVERS)
+    assert all(row["used"] <= 5 and row["D-"] > 0 and row["guarded"] > 0 for row in rows.values())
+    changed = [solver for solver in paper.SOLVERS if solver.differs]
+    assert all(rows[solver.label()]["D-"] != rows[solver.name]["D-"] for solver in changed)
+    assert rows["EDM"]["plain"] == rows["EDM, Heun's teacher"]["plain"]
+
+
+def test_trajectories_are_drawn(flow: BenchModel, tmp_path: Path) -> None:
+    plan = Plan((), (1.0,), (), fit_samples=8, test_samples=4)
+    path = draw(flow, 1.0, plan, paper.SOLVERS[0], 5, None, tmp_path / "trajectory.png")
+    assert path.stat().st_size > 10_000
+    states = path_of(flow, 1.0, build_tableau("euler", schedule("linear", 5, flow.sigma_min, flow.sigma_max)), 0)
+    assert len(states) == 6
