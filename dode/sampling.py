@@ -12,7 +12,8 @@ from dode.errors import ModelError
 from dode.methods import build_tableau
 from dode.tableau import BASE, Prediction, Row, Tableau, Weights
 
-Denoiser = Callable[..., Any]  # returns a tensor or Guided
+# (x, sigma, **extra_args) -> Tensor or Guided. No Protocol, since a plain function that takes no more is one too.
+Denoiser = Callable[..., Any]
 Callback = Callable[[dict[str, Any]], None]
 Sampler = Callable[..., Tensor]
 

@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dode
+from dode.demo.mixture import ring
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,6 +69,19 @@ def test_plots_without_matplotlib_say_what_to_install(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install matplotlib" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_example_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for printed, small in (("torch.randn(64, 4, 64, 64)", "torch.randn(12, 4)"), ('device="cuda"', 'device="cpu"')):
+        assert example.count(printed) == 1
+        example = example.replace(printed, small)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"denoiser": ring()}
+    exec(example, names)
+    assert names["pictures"].shape == (12, 4)
+    assert len(dode.load_parameters(tmp_path / "mine.safetensors").entries) == 2
 
 
 def test_everything_exported_is_documented() -> None:

@@ -18,7 +18,7 @@ from dode.fit.end_point import SKETCH, Start, Targets, sketch
 from dode.fit.free_parameters import Freedom, FreeParameters
 from dode.fit.gauss_newton import GaussNewton
 from dode.fit.gauss_newton import _broyden as broyden  # pyright: ignore[reportPrivateUsage]
-from dode.fit.model_calls import Metered
+from dode.fit.model_calls import ModelCalls
 from dode.fit.outliers import outlier_limit, outlier_weights, robust_mean
 from dode.fit.plan import derivative_evaluations, parts, planned, usual_samples, within_share
 from dode.fit.starts import SOLVERS, OnPath, setting_out, undistilled, usual_grids
@@ -110,7 +110,7 @@ def test_derivatives_are_those_of_whole_runs(method: str, monkeypatch: pytest.Mo
     offsets = np.random.default_rng(0).normal(size=len(free.names)) * 0.03
     offsets[[name == ("sigma", 0, 0) for name in free.names]] = -0.1
     unit = noise(6)
-    model = Metered(guided, None, torch.device("cpu"), None)
+    model = ModelCalls(guided, None, torch.device("cpu"), None)
     model.enter("refine", 0)
     targets = Targets(
         unit, lambda z, sigma: z * sigma, torch.zeros_like(unit), (0.02, 20.0), list(torch.arange(6).split(4)), [0]
@@ -291,7 +291,7 @@ def test_derivatives_cost_what_the_plan_says() -> None:
     targets = Targets(wide, START, wide, (0.02, 20.0), [torch.arange(3)], [])
     for freedom in (Freedom(), Freedom(directions=3), Freedom(grid=False, start=False, model_sigmas=False)):
         seen.clear()
-        model = Metered(watched, None, torch.device("cpu"), None)
+        model = ModelCalls(watched, None, torch.device("cpu"), None)
         model.enter("refine", 0)
         GaussNewton(model, targets, start, freedom, guided=True).add([0, 1, 2])
         assert sum(seen) == 3 * derivative_evaluations(freedom, 5, guided=True)
@@ -467,7 +467,7 @@ def test_nothing_is_kept_that_does_not_help_the_held_out_samples() -> None:
 
 def test_a_step_never_raises_the_loss_and_a_round_ends_where_nothing_is_gained() -> None:
     unit = noise(32)
-    model = Metered(ring(), None, torch.device("cpu"), None)
+    model = ModelCalls(ring(), None, torch.device("cpu"), None)
     model.enter("refine", 0)
     start = Parameters("euler", 1, "data", (20.0, 2.0, 0.3, 0.0), np.zeros((3, 1)))
     ends = sample(ring(), unit * 20.0, Teacher("ipndm", 4, 40).tableau(np.array(start.sigmas)))

@@ -19,7 +19,7 @@ from dode.fit.end_point import Start, Targets, sketch
 from dode.fit.free_parameters import Freedom
 from dode.fit.gauss_newton import GaussNewton
 from dode.fit.held_out import check_split, split
-from dode.fit.model_calls import ExtraArgs, Metered, Progress, Stopped
+from dode.fit.model_calls import ExtraArgs, ModelCalls, Progress, Stopped
 from dode.fit.outliers import outlier_limit, robust_mean
 from dode.fit.plan import FEWER_RUNS, FURTHER_SCALE, RUNS, TEACHER_STEPS, parts, usual_substeps, within_share
 from dode.fit.starts import SOLVERS, Grids, OnPath, best_starts, path_samples, setting_out, undistilled, usual_grids
@@ -96,7 +96,7 @@ def distill_students(
     flow = coordinate == "flow"
     make = grids or (lambda steps: usual_grids(steps, low, high, flow))
     on = torch.device(device) if device is not None else noise.device
-    model = Metered(denoiser, extra_args, on, progress, stop)
+    model = ModelCalls(denoiser, extra_args, on, progress, stop)
     held, batches = split(len(noise), held_out, micro_batch, seed, groups)
     pools = {n: undistilled(n, solvers, make, coordinate) for n in dict.fromkeys(evaluations)}
     targets = Targets(noise, start or (lambda noise, sigma: noise * sigma), torch.empty_like(noise), sigma_range, batches, held)
@@ -135,7 +135,7 @@ class _Taught:
     guided: bool
 
 
-def _teach(model: Metered, targets: Targets, teacher: Teacher | None, most: int, coordinate: str) -> _Taught:
+def _teach(model: ModelCalls, targets: Targets, teacher: Teacher | None, most: int, coordinate: str) -> _Taught:
     """Run the teacher on all samples, those whose path is kept first."""
     low, high = targets.sigma_range
     few = path_samples(targets)
@@ -166,7 +166,7 @@ class _Student:
 
     def __init__(
         self,
-        model: Metered,
+        model: ModelCalls,
         taught: _Taught,
         evaluations: int,
         freedom: Freedom,

@@ -17,7 +17,7 @@ from dode.correction import Parameters, RowEditor
 from dode.errors import NotFiniteError
 from dode.fit.held_out import squares
 from dode.fit.least_squares import solve_normal_equations
-from dode.fit.model_calls import Metered
+from dode.fit.model_calls import ModelCalls
 from dode.sampling import Walk
 from dode.tableau import Array, Row, Tableau, Weights
 from dode.teacher import Teacher, trajectory
@@ -76,7 +76,7 @@ class ClosedForm:
 
     def __init__(
         self,
-        model: Metered,
+        model: ModelCalls,
         x: Tensor,
         batches: list[Tensor],
         held: list[int],

@@ -18,7 +18,7 @@ from torch import Tensor
 from dode.correction import Parameters
 from dode.fit.end_point import Targets, sketch
 from dode.fit.free_parameters import FreeParameters
-from dode.fit.model_calls import Metered
+from dode.fit.model_calls import ModelCalls
 from dode.sampling import Guided, Walk, drive
 from dode.tableau import Array, Tableau
 
@@ -29,7 +29,7 @@ _MEMORY = 2**30  # bytes that the copies may take at once
 _COPIES_OF = 10  # tensors that each of them keeps, about
 
 
-def derivatives(targets: Targets, model: Metered, free: FreeParameters, offsets: Array) -> tuple[Tensor, Tensor]:
+def derivatives(targets: Targets, model: ModelCalls, free: FreeParameters, offsets: Array) -> tuple[Tensor, Tensor]:
     """Where the sampler at these offsets ends, (N, …), and the derivatives of that by each number, sketched:
     (N, P, min(D, SKETCH)) in float32 at least.
 
@@ -130,7 +130,7 @@ class _Copies:
     def __init__(
         self,
         targets: Targets,
-        model: Metered,
+        model: ModelCalls,
         batch: Tensor,
         tableau: Tableau,
         changes: list[_Change | None],

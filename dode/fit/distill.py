@@ -21,7 +21,7 @@ from dode.correction import MAX_TAPS, Parameters, RowEditor
 from dode.errors import FitError, NotFiniteError
 from dode.fit.closed_form import ClosedForm
 from dode.fit.held_out import check_split, split
-from dode.fit.model_calls import ExtraArgs, Metered, Progress
+from dode.fit.model_calls import ExtraArgs, ModelCalls, Progress
 from dode.methods import build_tableau, get_method
 from dode.report import Distillation, Report
 from dode.sampling import Denoiser
@@ -148,7 +148,7 @@ def distill_best(
         judge: the teacher to which all are fitted; all must visit the same noise levels.
         The others are those of ``distill``, as is what comes out and is raised.
     """
-    model = Metered(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
+    model = ModelCalls(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
     _check_settings(x, taps, ridge, held_out, micro_batch)
     prepared = [_Prepared(choice, sigmas, coordinate) for choice in choices]
     held, batches = split(len(x), held_out, micro_batch, seed, groups)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dode.errors import NotFiniteError
 from dode.fit.held_out import squares
-from dode.fit.model_calls import Metered
+from dode.fit.model_calls import ModelCalls
 from dode.sampling import Guided, sample
 from dode.tableau import Array, Tableau
 
@@ -55,7 +55,7 @@ class Targets:
         judges = set(self.held)
         return [i for i in self.order if i not in judges]
 
-    def run(self, model: Metered, tableau: Tableau) -> Tensor:
+    def run(self, model: ModelCalls, tableau: Tableau) -> Tensor:
         """Where a sampler ends, (N, …)."""
         begun = ((batch, self.start(self.noise[batch], tableau.sigma)) for batch in self.batches)
         return torch.cat([sample(model.on(batch), x, tableau) for batch, x in begun])
@@ -64,14 +64,14 @@ class Targets:
         """Mean squared distance to the teacher of each sample, (N,)."""
         return squares(ends - self.ends[self.order]) / self.noise[0].numel()
 
-    def errors(self, model: Metered, tableau: Tableau) -> Array:
+    def errors(self, model: ModelCalls, tableau: Tableau) -> Array:
         """The same for a sampler; infinite if the model returned NaN or infinity."""
         try:
             return self.distances(self.run(model, tableau))
         except NotFiniteError:
             return np.full(len(self.order), np.inf)
 
-    def guided(self, model: Metered) -> bool:
+    def guided(self, model: ModelCalls) -> bool:
         """Whether the model gives the guidance direction beside its output: one evaluation of one sample."""
         sample, highest = self.batches[0][:1], self.sigma_range[1]
         x = self.start(self.noise[sample], highest)

@@ -10,7 +10,7 @@ from torch import Tensor
 from dode.correction import Parameters
 from dode.fit.end_point import Start
 from dode.fit.held_out import squares
-from dode.fit.model_calls import ExtraArgs, Metered, Progress
+from dode.fit.model_calls import ExtraArgs, ModelCalls, Progress
 from dode.methods import build_tableau
 from dode.report import Judged
 from dode.sampling import Denoiser, sample
@@ -74,7 +74,7 @@ def steps_saved(
     Raises:
         GridError, FitError: noise levels that cannot be used. ModelError: the model returned NaN or a wrong shape.
     """
-    model = Metered(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
+    model = ModelCalls(denoiser, extra_args, torch.device(device) if device is not None else noise.device, progress)
     batches = list(torch.arange(len(noise)).split(micro_batch))
     elements = len(noise) * noise[0].numel()
     lowest, highest = sigma_range
@@ -113,7 +113,7 @@ def steps_saved(
     return StepsSaved(len(noise), before, after, method, steps, error)
 
 
-def _error(model: Metered, tableau: Tableau, noise: Tensor, ends: Tensor, start: Start, batches: Sequence[Tensor]) -> float:
+def _error(model: ModelCalls, tableau: Tableau, noise: Tensor, ends: Tensor, start: Start, batches: Sequence[Tensor]) -> float:
     """RMS distance between where a solver ends and these ends."""
     model.expect(tableau.evaluations * len(noise))
     total = sum(float(squares(sample(model.on(b), start(noise[b], tableau.sigma), tableau) - ends[b]).sum()) for b in batches)

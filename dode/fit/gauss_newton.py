@@ -18,7 +18,7 @@ from dode.errors import NotFiniteError
 from dode.fit.derivatives import derivatives
 from dode.fit.end_point import Targets, sketch
 from dode.fit.free_parameters import Freedom, FreeParameters, damped_step
-from dode.fit.model_calls import Metered
+from dode.fit.model_calls import ModelCalls
 from dode.fit.outliers import outlier_limit, outlier_weights, robust_mean
 from dode.tableau import Array
 
@@ -53,7 +53,7 @@ class GaussNewton:
         samples: their indices.
     """
 
-    def __init__(self, model: Metered, targets: Targets, start: Parameters, freedom: Freedom, guided: bool):
+    def __init__(self, model: ModelCalls, targets: Targets, start: Parameters, freedom: Freedom, guided: bool):
         self.model, self.targets, self.start = model, targets, start
         self.free = FreeParameters(start, freedom, guided, targets.sigma_range)
         self.samples: list[int] = []

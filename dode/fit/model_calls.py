@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,14 +11,21 @@ from dode.errors import ModelError, NotFiniteError
 from dode.sampling import Denoiser, Guided
 
 ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
-Progress = Callable[[str, int, int], None]
+
+
+class Progress(Protocol):
+    """What hears how far a fit is. It may also have ``measured(stage, number, before, after)``, see ``ModelCalls``."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Of a stage's evaluations of the model, so many are done, of so many in all as far as is known."""
+        ...
 
 
 class Stopped(Exception):
     """Somebody asked a fit to stop and to keep what it has. Not an error: the fit catches it."""
 
 
-class Metered:
+class ModelCalls:
     """A denoiser on its device, for batches that come from and go back to where the fit keeps them (CPU memory).
 
     A ``progress`` that has a method ``measured(stage, number, before, after)`` also hears errors as they become known.
@@ -48,7 +55,7 @@ class Metered:
         if self.progress is not None:
             self.progress(stage, self.counts[stage], max(total, self.counts[stage]))
 
-    def watched(self, watch: Callable[[Denoiser, Tensor], Denoiser]) -> "Metered":
+    def watched(self, watch: Callable[[Denoiser, Tensor], Denoiser]) -> "ModelCalls":
         """The same model, counted together, whose denoisers go through ``watch(denoiser, samples)``."""
         other = copy(self)
         other.on = lambda samples: watch(self.on(samples), samples)  # type: ignore[method-assign]

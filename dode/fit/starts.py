@@ -12,7 +12,7 @@ from torch import Tensor
 from dode.correction import Parameters
 from dode.errors import FitError
 from dode.fit.end_point import Targets, sketch
-from dode.fit.model_calls import Metered
+from dode.fit.model_calls import ModelCalls
 from dode.fit.outliers import outlier_limit, robust_mean
 from dode.fit.plan import RUNS
 from dode.fit.teacher_path import Calls, Recorder, TeacherPath
@@ -91,8 +91,8 @@ class OnPath:
         self.path, self.samples = path, list(samples)
         self.model = self._model()
 
-    def _model(self) -> Metered:
-        model = Metered(self.path.model, None, torch.device("cpu"), None)
+    def _model(self) -> ModelCalls:
+        model = ModelCalls(self.path.model, None, torch.device("cpu"), None)
         model.enter("path", 0)
         return model
 
@@ -118,7 +118,7 @@ class OnPath:
 
 
 def best_starts(
-    model: Metered,
+    model: ModelCalls,
     targets: Targets,
     path: OnPath,
     pool: dict[Tableau, Parameters],
