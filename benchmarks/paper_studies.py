@@ -5,7 +5,7 @@
 How many steps the teacher takes for each of the student's (the scale S), and how many samples are fitted (the batch size), for
 solvers of the paper as published, without guard; errors are RMS distances to the converged solution on new noise and prompts.
 The picture shows the variance-preserving state x / √(1 + σ²) of one sample, for a student, its D- version and the teacher: its
-norm over the steps, and its way along the first two principal components of the teacher's.
+norm over the noise levels, and its way along the first two principal components of the teacher's.
 """
 
 import argparse
@@ -98,11 +98,11 @@ def draw(
     for name, style in (("teacher", "-"), ("student", "o-"), ("D-student", "s-")):
         states, size = paths[name], 1.5 if name == "teacher" else 4
         colour = {"teacher": "0.5", "student": "C0", "D-student": "C1"}[name]
-        left.plot(
-            np.linspace(0, 1, len(states)), np.linalg.norm(states, axis=1), style, color=colour, label=name, markersize=size
-        )
+        times = np.array(tables[name].sigmas) ** (1 / 7)  # Karras's schedule is uniform in these
+        left.plot(times, np.linalg.norm(states, axis=1), style, color=colour, label=name, markersize=size)
         right.plot(*((states - centre) @ axes_of.T).T, style, color=colour, label=name, markersize=size)
-    left.set(xlabel="part of the steps taken", ylabel="norm of the state")
+    left.set(xlabel="σ^(1/7), from noise to picture", ylabel="norm of the state")
+    left.invert_xaxis()
     right.set(xlabel="first principal component", ylabel="second")
     for axis in (left, right):
         axis.grid(True, linewidth=0.3)
