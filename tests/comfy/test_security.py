@@ -136,7 +136,7 @@ def test_the_page_states_the_limits_of_the_code() -> None:
     assert [line for line in lines if line not in text] == []
     assert parameter_file.MAX_VALUE == parameter_file.MAX_SIGMA == 1e6
     served: set[tuple[str, str]] = set()
-    for path in (ROOT / "nodes").glob("*.py"):
+    for path in (ROOT / "nodes").rglob("*.py"):
         code = path.read_text(encoding="utf-8")
         constants = dict(re.findall(r'^([A-Z_]+) = "(/[^"]+)"', code, re.MULTILINE))
         for method, quoted, name in re.findall(r'\broutes\.(\w+)\((?:"([^"]+)"|(\w+))', code):
