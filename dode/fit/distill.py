@@ -190,7 +190,7 @@ class _Prepared:
         self.sigmas = tuple(check_sigmas(sigmas).tolist())
         self.order = entry.default_order if choice.order is None else choice.order
         self.directions: Directions = choice.directions or entry.directions
-        self.teacher = choice.teacher or _default_teacher(entry.name, choice.order, coordinate)
+        self.teacher = choice.teacher or teacher_of(entry.name, choice.order, coordinate)
         self.first_step, self.half_way = choice.first_step, choice.half_way
         if self.directions not in DIRECTIONS:
             raise FitError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}.")
@@ -239,16 +239,18 @@ def planned_evaluations(
     Arguments are those of ``distill``. Raises what it raises for unusable settings.
     """
     base = build_tableau(method, sigmas, order, coordinate)
-    levels, teacher = base.levels, teacher or _default_teacher(method, order, coordinate)
+    levels, teacher = base.levels, teacher or teacher_of(method, order, coordinate)
     held = len(split(samples, held_out, samples, seed, groups)[0])
     check = 2 * base.evaluations + teacher.halved().tableau(levels, sigma_min).evaluations
     fine = teacher.tableau(levels, sigma_min)
     return {"teacher": fine.evaluations * samples, "student": base.evaluations * samples, "check": check * held}
 
 
-def _default_teacher(method: str, order: int | None, coordinate: str) -> Teacher:
+def teacher_of(method: str, order: int | None, coordinate: str, name: str | None = None, substeps: int = 10) -> Teacher:
+    """The teacher of a solver: the paper's, or the one named. Where it is the solver itself, it has the student's order."""
     entry = get_method(method)
-    return Teacher(entry.teacher, order if entry.teacher == entry.name else None, coordinate=coordinate)
+    chosen = get_method(name or entry.teacher).name
+    return Teacher(chosen, order if chosen == entry.name else None, substeps, coordinate)
 
 
 def _check_settings(x: Tensor, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:

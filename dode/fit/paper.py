@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dode.errors import FitError
-from dode.fit.distill import Choice, distill_best, planned_evaluations
+from dode.fit.distill import Choice, distill_best, planned_evaluations, teacher_of
 from dode.methods import get_method
 from dode.report import Distillation
 from dode.sampling import Denoiser
@@ -102,13 +102,13 @@ def published(
     entry, family = get_method(method), family_of(method)
     kind = directions or (family.directions(prediction) if family else entry.directions)
     half_way = family is not None and family.half_way and teacher is None
-    name = get_method(teacher or (family.teacher if family else entry.teacher)).name
+    named = teacher or (family.teacher if family else None)
     return Choice(
         entry.name,
         order,
         kind,
         first_step=family is not None and kind != "data",
-        teacher=Teacher(name, order if name == entry.name else None, substeps * (2 if half_way else 1), coordinate),
+        teacher=teacher_of(entry.name, order, coordinate, named, substeps * (2 if half_way else 1)),
         half_way=half_way,
     )
 
