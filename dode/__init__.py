@@ -14,6 +14,7 @@ from dode.methods import METHODS, build_tableau, get_method, steps_within
 from dode.report import Distillation, Report
 from dode.sampling import Guided, make_sampler, sample
 from dode.schedules import schedule
+from dode.stepper import Stepper
 from dode.tableau import Row, Tableau
 from dode.teacher import Teacher
 from dode.version import __version__
@@ -30,6 +31,7 @@ __all__ = [
     "Parameters",
     "Report",
     "Row",
+    "Stepper",
     "Tableau",
     "Teacher",
     "__version__",

@@ -43,13 +43,14 @@ path = dode.save_parameters(tempfile.mkdtemp() + "/a.safetensors", [dode.Entry(f
 dode.make_sampler(dode.load_parameters(path).entries[0].parameters)(ring(), x, torch.tensor(sigmas))
 embedded_model()
 loaded = {name.split(".")[0] for name in sys.modules}
-print(sorted(loaded & {"comfy", "nodes", "folder_paths", "k_diffusion", "scipy", "matplotlib", "tqdm"}))
+print(sorted(loaded & {"comfy", "nodes", "folder_paths", "k_diffusion", "diffusers", "scipy", "matplotlib", "tqdm"}))
 """
     blocked = (
         "comfy",
         "comfy_api",
         "folder_paths",
         "k_diffusion",
+        "diffusers",
         "scipy",
         "matplotlib",
         "PIL",
