@@ -121,13 +121,16 @@ class _Steps:
 
 
 def _sample(guider: Any, latent: dict[str, Any], seed: int, runs: Any, steps: _Steps) -> list[Any]:
-    sample = feature("comfy.sample")
+    """As the host's own sampling nodes do: the noise of a latent that comes from a batch is its part of the batch's, and what a
+    mask leaves out stays."""
+    prepare_noise = feature("comfy.sample:prepare_noise")
     start = with_channels_of(guider.model_patcher, latent, latent["samples"])
+    options = {"denoise_mask": latent.get("noise_mask"), "callback": steps, "disable_pbar": True, "seed": seed}
     results: list[Any] = []
     for sampler, sigmas in runs:
-        noise = sample.prepare_noise(start, seed)
+        noise = prepare_noise(start, seed, latent.get("batch_index"))
         levels = torch.tensor(sigmas, dtype=torch.float32)
-        results.append(guider.sample(noise, start, sampler, levels, callback=steps, disable_pbar=True, seed=seed).cpu())
+        results.append(guider.sample(noise, start, sampler, levels, **options).cpu())
     return results
 
 

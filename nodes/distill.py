@@ -11,12 +11,12 @@ from . import library
 from .fitting.fitted import fit
 from .fitting.progress import Place
 from .fitting.settings import AS_IN_THE_PAPER, BEST_SOLVER, CLOSED_FORM, Settings
-from .host import CATEGORY, Params, Prompts, feature, io
+from .host import CATEGORY, Params, Prompts, io
+from .host.lists import schedulers
+from .ksampler import NAME
 from .page.cards import workflow_id
 from .page.fitted import card, report
 from .sampler import entry_sampler, entry_sigmas
-
-_schedulers = feature("comfy.samplers:SCHEDULER_NAMES")
 
 
 class DODEDistillSampler(io.ComfyNode):
@@ -65,7 +65,7 @@ class DODEDistillSampler(io.ComfyNode):
                 io.Int.Input("steps", default=6, min=1, max=100, tooltip="How many steps the sampler will have."),
                 io.Combo.Input(
                     "scheduler",
-                    options=[name for name in _schedulers if name != "dode"],
+                    options=[name for name in schedulers() if name != NAME],
                     default="karras",
                     tooltip="The noise schedule, as in KSampler. In the modes balanced and best it is one of several starts, "
                     "and the noise levels are learned. Not used where sigmas are connected.",

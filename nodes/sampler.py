@@ -9,8 +9,8 @@ from dode.errors import ParameterError
 from dode.files.compatibility import compare
 from dode.files.parameter_file import Entry
 
-from .host import CATEGORY, Params, feature, io
-from .host.guided import run_entry, scale_of
+from .host import CATEGORY, Params, feature, io, say_once
+from .host.guided import guider_of, run_entry, scale_of
 from .host.model_info import model_info, stock_start
 from .page.text import summary, warn_of
 
@@ -24,18 +24,26 @@ def entry_sampler(entry: Entry, strength: float = 1.0) -> Any:
     """
 
     def sample_dode(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None):
-        guider = model.inner_model
-        match = compare(entry, model_info(guider.model_patcher), scale_of(guider))
-        if not match:
-            raise ParameterError(
-                f"These D-ODE parameters ({summary(entry)}) are for another kind of model: {'; '.join(match.hard)}. "
-                "Load parameters made for this model, or make some with Distill Sampler."
-            )
-        warn_of(summary(entry), match)
-        sigmas = stock_start(guider.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
+        guider = guider_of(model)
+        if guider is None:
+            say_once(f"{summary(entry)}: a node between sampler and model does not say what model it is; not checked.")
+        else:
+            _check(entry, guider)
+            sigmas = stock_start(guider.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
         return run_entry(entry, model, x, sigmas, extra_args, callback, disable, strength)
 
     return KSAMPLER(sample_dode)
+
+
+def _check(entry: Entry, guider: Any) -> None:
+    """Raises ParameterError if the parameters are for another kind of model, and says in the log what else differs."""
+    match = compare(entry, model_info(guider.model_patcher), scale_of(guider))
+    if not match:
+        raise ParameterError(
+            f"These D-ODE parameters ({summary(entry)}) are for another kind of model: {'; '.join(match.hard)}. "
+            "Load parameters made for this model, or make some with Distill Sampler."
+        )
+    warn_of(summary(entry), match)
 
 
 def entry_sigmas(entry: Entry) -> Tensor:

@@ -521,3 +521,24 @@ def test_calls_beside_the_path_show_how_the_output_follows_the_point() -> None:
     assert learned.response(5.5) == pytest.approx(0.9)
     assert learned.response(0.1) == path.response(0.1)
     assert path.response(5.5) < 0.2
+
+
+@pytest.mark.parametrize("off", [lambda level: level < 1.0, lambda level: level > 5.0], ids=["at the end", "at the start"])
+def test_guidance_for_a_part_of_the_trajectory(off: Any) -> None:
+    """Zeros where it is off are as good as any difference; a denoiser that leaves it away there is told so."""
+
+    def partly(x: Tensor, sigma: Tensor) -> Guided:
+        both = guided(x, sigma)
+        plain = ring()(x, sigma, tilt=0.5)
+        return Guided(plain, torch.zeros_like(plain)) if off(float(sigma[0])) else both
+
+    def left_away(x: Tensor, sigma: Tensor) -> Any:
+        return partly(x, sigma).denoised if off(float(sigma[0])) else partly(x, sigma)
+
+    report = fit(partly, 16)[0].report
+    assert report.error_distilled < report.error_base
+    if off(RANGE["log_sigma"][1]):  # begins with one output: a fit without the channel
+        assert fit(left_away, 16)[0].parameters.guidance is None
+    else:
+        with pytest.raises(ModelError, match="both outputs of guidance at sigma 20 and one at sigma"):
+            fit(left_away, 16)

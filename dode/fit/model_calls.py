@@ -1,6 +1,6 @@
 """The model as a fit sees it: every evaluation is counted, checked and reported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ class ModelCalls:
         self.stop = stop
         self.stage, self.totals = "", {}
         self.counts: dict[str, int] = {}
+        self._first: list[tuple[bool, float]] = []  # whether the first call gave both outputs, and at which sigma
 
     def enter(self, stage: str, total: int) -> None:
         """Begin, or go on with, a stage that will have ``total`` evaluations in all."""
@@ -75,7 +76,8 @@ class ModelCalls:
         """A plain denoiser for the samples with these indices.
 
         Raises (when called):
-            NotFiniteError: the model returned NaN or infinity. ModelError: it returned no tensor. Stopped: ``stop`` said so.
+            NotFiniteError: the model returned NaN or infinity. ModelError: it returned no tensor, or one output where it
+                returned both before. Stopped: ``stop`` said so.
         """
         extra = self.extra_args(samples) if callable(self.extra_args) else (self.extra_args or {})
 
@@ -86,7 +88,7 @@ class ModelCalls:
             parts = out if isinstance(out, Guided) else (out,)
             if not all(isinstance(part, Tensor) for part in parts):
                 raise ModelError(f"The denoiser must return a tensor, got {type(out).__name__}.")
-            parts = [part.to(y.device, y.dtype) for part in parts]
+            parts = [part.to(y.device, y.dtype) for part in self._as_before(parts, sigma)]
             if not all(_finite(part) for part in parts):
                 raise NotFiniteError(
                     f"The model returned NaN or infinity at sigma {float(sigma[0]):.4g}. Nothing was fitted; check the model, "
@@ -95,9 +97,21 @@ class ModelCalls:
             self.counts[self.stage] += len(y)
             if self.progress is not None:
                 self.progress(self.stage, self.counts[self.stage], max(self.totals[self.stage], self.counts[self.stage]))
-            return Guided(*parts) if isinstance(out, Guided) else parts[0]
+            return Guided(*parts) if len(parts) == 2 else parts[0]
 
         return denoise
+
+    def _as_before(self, parts: Sequence[Tensor], sigma: Tensor) -> Sequence[Tensor]:
+        """The outputs that the first call gave: whether the guidance channel is fitted depends on that."""
+        if not self._first:
+            self._first.append((len(parts) == 2, float(sigma[0])))
+        both, where = self._first[0]
+        if both and len(parts) == 1:
+            raise ModelError(
+                f"The denoiser returned both outputs of guidance at sigma {where:.4g} and one at sigma {float(sigma[0]):.4g}. "
+                "Return Guided everywhere, with zeros for the difference where guidance is off, or nowhere."
+            )
+        return parts if both else parts[:1]
 
 
 def _finite(part: Tensor) -> bool:

@@ -100,7 +100,7 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
 
     def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model_k.inner_model
-        model = _Halving(with_guidance(model_k) if both else model_k)
+        model = _Halving(with_guidance(model_k, extra_args["model_options"]) if both else model_k)
         denoiser = _denoiser(model, guider, extra_args, prompt_of, sigma_list, lambda x: progress.show(picture_in(x, noise)))
         body(Inside(denoiser, packed, lambda part, sigma: start_at(guider, part, sigma), x.device))
         return x
@@ -157,7 +157,7 @@ def _denoiser(
     def denoise(x: Tensor, sigma: Tensor, samples: Tensor) -> Tensor | Guided:
         levels, prompts = sigma_list(float(sigma[0])), prompt_of[samples]
         options = extra_args["model_options"]
-        arguments = extra_args if levels is None else {**extra_args, "model_options": told(options, list(levels))}
+        arguments = extra_args if levels is None else {**extra_args, "model_options": told(options, levels, x.device)}
         numbers = prompts.unique().tolist()
         if len(numbers) == 1:
             guider.use(numbers[0])

@@ -1,11 +1,13 @@
 """Both outputs of classifier-free guidance, as the fit and the samplers want them; and an entry run on the host's model."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dode.errors import ModelError
 from dode.files.parameter_file import Entry
 from dode.sampling import Guided, sample
 
@@ -26,13 +28,30 @@ def scale_of(guider: Any) -> float | None:
     return getattr(guider, "cfg", None) if is_plain(guider) else None
 
 
-def with_guidance(model_k: Any) -> Callable[..., Tensor | Guided]:
-    """The model that a host's sampler gets, as a denoiser that returns ``Guided`` wherever the host has both outputs.
+def guider_of(model_k: Any) -> Any:
+    """The guider behind the model that a host's sampler gets; None where another pack has wrapped that without a way to it."""
+    found = model_k
+    while found is not None and not hasattr(found, "model_patcher"):
+        found = getattr(found, "inner_model", None)
+    return found
 
-    It has one only where guidance is 1, or where the guider is not the usual one. Patches that guide in another way keep
-    their say in the denoised output.
+
+def has_channel(guider: Any, options: dict[str, Any]) -> bool:
+    """Whether a guider weighs two outputs in the usual way: not where its scale is 1, unless a patch asks for both. ``options``
+    are the model's."""
+    scale = scale_of(guider)
+    return scale is not None and (not math.isclose(scale, 1.0) or bool(options.get("disable_cfg1_optimization")))
+
+
+def with_guidance(model_k: Any, options: dict[str, Any]) -> Callable[..., Tensor | Guided]:
+    """The model that a host's sampler gets, as a denoiser that returns ``Guided`` where the guider weighs two outputs.
+
+    Where it has one output all the same, as under a patch that sets the scale to 1 for some of the steps, their difference
+    counts as 0: what a patch switches off for a while stays off. Patches that guide in another way keep their say in the
+    denoised output.
     """
-    if not is_plain(model_k.inner_model):
+    guider = guider_of(model_k)
+    if guider is None or not has_channel(guider, options):
         return model_k
 
     def denoise(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor | Guided:
@@ -48,11 +67,20 @@ def with_guidance(model_k: Any) -> Callable[..., Tensor | Guided]:
         options = _add_post_cfg(dict(extra_args.get("model_options") or {}), keep)
         out = model_k(x, sigma, **{**extra_args, "model_options": options})
         if not found:
-            return out
-        mask = extra_args.get("denoise_mask")  # what is masked is the host's to keep
+            return Guided(out, torch.zeros_like(out))
+        mask = _mask_at(model_k, sigma, extra_args)  # what is masked is the host's to keep
         return Guided(out, (found[0] if mask is None else found[0] * mask).to(out))
 
     return denoise
+
+
+def _mask_at(model_k: Any, sigma: Tensor, extra_args: dict[str, Any]) -> Any:
+    """The mask of what is sampled at a noise level: patches may let it change on the way."""
+    mask, function = extra_args.get("denoise_mask"), (extra_args.get("model_options") or {}).get("denoise_mask_function")
+    if mask is None or function is None:
+        return mask
+    around = {"model": getattr(model_k, "inner_model", None), "sigmas": getattr(model_k, "sigmas", None)}
+    return function(sigma, mask, extra_options=around)
 
 
 def start_at(guider: Any, noise: Tensor, sigma: float) -> Tensor:
@@ -68,15 +96,22 @@ def run_entry(
     """Sample on the host's model, on the noise levels of an entry or a part of them.
 
     Raises:
-        ParameterError: the noise levels are not the entry's.
+        ParameterError: the noise levels are not the entry's. ModelError: it weighs two outputs, and there is only one.
     """
     if len(sigmas) < 2:
         return x
-    tableau = entry.parameters.tableau(sigmas.tolist(), strength)
+    grid = sigmas.tolist()
+    tableau = entry.parameters.tableau(grid, strength)
     arguments = dict(extra_args or {})
+    options = arguments.get("model_options") or {}
     if tableau.model_sigmas is not None:  # patches look up the level that the model is told
-        arguments["model_options"] = told(arguments.get("model_options") or {}, [*tableau.model_sigmas, float(sigmas[-1])])
-    denoiser = with_guidance(model_k) if tableau.guided else model_k
+        arguments["model_options"] = told(options, [*tableau.model_sigmas, grid[-1]], sigmas.device)
+    if tableau.guided and guider_of(model_k) is None:
+        raise ModelError(
+            "These D-ODE parameters weigh the conditional and the unconditional output, and a node between sampler and model "
+            "hides which guider there is. Connect the sampler without that node, or distill in mode paper."
+        )
+    denoiser = with_guidance(model_k, options) if tableau.guided else model_k
     return sample(denoiser, x, tableau, extra_args=arguments, callback=callback, disable=disable)
 
 
@@ -88,7 +123,13 @@ def on_own_grid(entry: Entry, model_k: Any, x: Tensor, sigmas: Tensor) -> tuple[
     return x * (wanted / given), own
 
 
-def told(options: dict[str, Any], sigmas: list[float]) -> dict[str, Any]:
-    """Model options with the noise levels in which patches look up where in the trajectory they are."""
-    levels = torch.tensor(sigmas, dtype=torch.float32)
-    return {**options, "transformer_options": {**options.get("transformer_options", {}), "sample_sigmas": levels}}
+def told(options: dict[str, Any], sigmas: Sequence[float], device: torch.device) -> dict[str, Any]:
+    """Model options with the noise levels in which patches look up where in the trajectory they are.
+
+    They lie where the host's own list does, which patches compare with noise levels of the model's calls; ``device`` is for a
+    host that has filled in none.
+    """
+    inside = options.get("transformer_options") or {}
+    own = inside.get("sample_sigmas")
+    levels = torch.tensor(sigmas, dtype=torch.float32, device=own.device if isinstance(own, Tensor) else device)
+    return {**options, "transformer_options": {**inside, "sample_sigmas": levels}}

@@ -33,12 +33,15 @@ def picture_in(packed: Tensor, like: Any) -> Tensor:
 
 
 def noise_and_empty(model: Any, latent: dict[str, Any], count: int, seed: int) -> tuple[Any, Any]:
-    """Unit noise for ``count`` samples of a latent's shape, and the empty latents to go with it, both as the host has them."""
+    """Unit noise for ``count`` samples of a latent's shape, and the empty latents to go with it, both as the host has them.
+
+    An empty latent of one tensor may be one of several for this model: the host knows that.
+    """
     samples = latent["samples"]
-    if is_nested(samples):
-        parts = [torch.zeros(count, *part.shape[1:]) for part in samples.unbind()]
+    one = samples if is_nested(samples) else with_channels_of(model, latent, torch.zeros_like(samples[:1]))
+    if is_nested(one):
+        parts = [torch.zeros(count, *part.shape[1:]) for part in one.unbind()]
         empty = feature("comfy.nested_tensor:NestedTensor")(parts)
     else:
-        one = with_channels_of(model, latent, torch.zeros_like(samples[:1]))
         empty = torch.zeros(count, *one.shape[1:])
     return feature("comfy.sample").prepare_noise(empty, seed), empty

@@ -1,6 +1,7 @@
 """A ComfyUI server in a process of its own, and a client that speaks its HTTP and websocket API."""
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -187,3 +191,9 @@ class ComfyServer:
         """The tensor that a SaveLatent node wrote."""
         saved = run.outputs[node]["latents"][0]
         return load_file(self.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+
+    def picture(self, shown: dict[str, str]) -> torch.Tensor:
+        """A picture that a node showed, (H, W, 3), 0 to 255."""
+        query = urllib.parse.urlencode({name: shown[name] for name in ("filename", "subfolder", "type")})
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/view?{query}", timeout=60) as answer:
+            return torch.from_numpy(np.array(Image.open(io.BytesIO(answer.read())).convert("RGB"), dtype=np.int16))

@@ -8,6 +8,10 @@ from tests.comfy.workflow import Graph, link
 
 Links = dict[str, Any]
 CFG, STEPS = 2.0, 4
+MODES: dict[str, Links] = {
+    "paper": {},
+    "balanced": {"mode": "balanced", "teacher": "euler", "samples": 4, "micro_batch": 4},
+}
 LAYER = "diffusion_model.time_embed.0"
 
 
@@ -106,6 +110,7 @@ WORKS: dict[str, Callable[[Graph, Links], Links]] = {
     "perturbed attention": patch("PerturbedAttentionGuidance", scale=3.0),
     "RescaleCFG": patch("RescaleCFG", multiplier=0.7),
     "another guidance in the middle (CFG Override)": patch("CFGOverride", cfg=1.0, start_percent=0.4, end_percent=1.0),
+    "no guidance at the start (CFG Override)": patch("CFGOverride", cfg=1.0, start_percent=0.0, end_percent=0.4),
     "tiles (HyperTile)": patch("HyperTile", tile_size=32, swap_size=2, max_depth=0, scale_depth=False),
     "merged tokens (ToMe)": patch("TomePatchModel", ratio=0.3),
     "zero terminal SNR set by a node": patch("ModelSamplingDiscrete", sampling="eps", zsnr=True),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.comfy.graphs import ksampler, model_of, sampler_custom
+from tests.comfy.graphs import demo, ksampler, model_of, sampler_custom
 from tests.comfy.server import ComfyServer, Run
-from tests.comfy.situations import CACHE, CFG, GUIDERS, LAYER, SAYS, STEPS, WINDOWS, WORKS, Links, distill, guided, patch
+from tests.comfy.situations import CACHE, CFG, GUIDERS, LAYER, MODES, SAYS, STEPS, WINDOWS, WORKS, Links, distill, guided, patch
 from tests.comfy.workflow import Graph, link
 
 
@@ -29,11 +29,12 @@ def same_as_stock(comfy: ComfyServer, run: Run, nodes: dict[str, str], bound: fl
     assert not torch.equal(distilled, base)
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", WORKS)
-def test_it_works(comfy: ComfyServer, name: str) -> None:
+def test_it_works(comfy: ComfyServer, name: str, mode: str) -> None:
     graph = Graph()
     on = WORKS[name](graph, model_of(graph, "SD1.5", "fp32"))
-    made = distill(graph, on)
+    made = distill(graph, on, **MODES[mode])
     zero = graph.add("DODESampler", parameters=link(made), strength=0.0)
     euler = graph.add("KSamplerSelect", sampler_name="euler")
     samplers = {"distilled": link(made, 1), "base": link(zero), "stock": link(euler)}
@@ -73,6 +74,41 @@ def two_files(comfy: ComfyServer) -> tuple[str, str]:
     assert run.status == "success", run.error
     assert "γ" in str(run.outputs[shown])
     return "guiders/plain.safetensors", "guiders/channel.safetensors"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_sampler_that_another_pack_has_wrapped(comfy: ComfyServer, two_files: tuple[str, str], inside: bool) -> None:
+    """It gives what it gives by itself; where it needs to know the guider and cannot, it says so."""
+    graph = Graph()
+    on = model_of(graph, "SD1.5", "fp32")
+    made = graph.add("DODELoad", file=two_files[0], steps=0)
+    wrapped = graph.add("DodeTestWrapSampler", sampler=link(made, 1), inside=inside)
+    known = graph.add("KSamplerSelect", sampler_name="dode")
+    both = graph.add("DodeTestWrapSampler", sampler=link(known), inside=inside)
+    nodes = [
+        graph.save_latent(link(sampler_custom(graph, on, sampler, link(made, 2), cfg=CFG)))
+        for sampler in (link(made, 1), link(wrapped), link(both))
+    ]
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    alone, ours, dode = (comfy.latent(run, node) for node in nodes)
+    assert torch.equal(alone, ours)
+    assert torch.isfinite(dode).all()
+
+    graph = Graph()
+    on = model_of(graph, "SD2, v", "fp32")
+    made = graph.add("DODELoad", file=two_files[1], steps=0)
+    wrapped = graph.add("DodeTestWrapSampler", sampler=link(made, 1), inside=inside)
+    nodes = [
+        graph.save_latent(link(sampler_custom(graph, on, sampler, link(made, 2), cfg=CFG)))
+        for sampler in (link(made, 1), link(wrapped))
+    ]
+    run = comfy.run(graph.prompt)
+    if inside:
+        assert run.status == "success", run.error
+        assert torch.equal(*(comfy.latent(run, node) for node in nodes))
+    else:
+        assert "a node between sampler and model hides which guider there is" in run.error
 
 
 @pytest.mark.parametrize("name", GUIDERS)
@@ -232,3 +268,50 @@ def test_compare_on_picture_and_sound(comfy: ComfyServer) -> None:
     run = comfy.run(graph.prompt)
     assert run.status == "success", run.error
     assert len(run.outputs[node]["dode"][0]["columns"]) == 3
+
+
+def test_an_empty_video_that_the_host_gives_sound(comfy: ComfyServer) -> None:
+    """Newer hosts do so for some models: then the fit is on both, and what it gives is that of a latent with both."""
+    graph = Graph()
+    on = model_of(graph, "LTX, video and sound", "fp32")
+    empty = graph.add("DodeTestEmptyVideo", model=on["model"])
+    on["model"] = link(empty)
+    both, video = on, {**on, "latent": link(empty, 1)}
+    saved = []
+    for latent in (both, video):
+        made = distill(graph, latent, scheduler="simple")
+        inputs = {name: latent[name] for name in ("model", "positive", "negative", "latent")} | {"cfg": CFG, "seed": 3}
+        inputs |= {"reference": "euler", "reference_substeps": 2, "vae": link(graph.add("DodeTestDecoder"))}
+        graph.add("DODECompare", parameters=link(made), **inputs)
+        sampled = sampler_custom(graph, latent, link(made, 1), link(made, 2), cfg=CFG)
+        parts = graph.add("LTXVSeparateAVLatent", av_latent=link(sampled))
+        saved.append([graph.save_latent(link(parts, i)) for i in range(2)])
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    for one, other in zip(*saved, strict=True):
+        assert torch.equal(comfy.latent(run, one), comfy.latent(run, other))
+
+
+@pytest.mark.parametrize("situation", ["a part of a batch", "a mask"])
+def test_compare_samples_what_any_sampler_does(comfy: ComfyServer, situation: str) -> None:
+    graph = Graph()
+    on = demo(graph)
+    made = distill(graph, on, sigmas=link(graph.add("ManualSigmas", sigmas="20, 3, 0.5, 0")))
+    if situation == "a mask":
+        start = ksampler(graph, on, sampler_name="euler", seed=8)
+        mask = graph.add("SolidMask", value=1.0, width=8, height=16)
+        whole = graph.add("SolidMask", value=0.0, width=16, height=16)
+        half = graph.add("MaskComposite", destination=link(whole), source=link(mask), x=0, y=0, operation="add")
+        on["latent"] = link(graph.add("SetLatentNoiseMask", samples=link(start), mask=link(half)))
+    else:
+        three = graph.add("RepeatLatentBatch", samples=on["latent"], amount=3)
+        on["latent"] = link(graph.add("LatentFromBatch", samples=link(three), batch_index=2, length=1))
+    inputs = {name: on[name] for name in ("model", "positive", "negative", "latent", "vae")} | {"cfg": CFG, "seed": 3}
+    node = graph.add("DODECompare", parameters=link(made), reference="euler", reference_substeps=2, **inputs)
+    sampled = sampler_custom(graph, on, link(made, 1), link(made, 2), cfg=CFG, noise_seed=3)
+    decoded = graph.add("VAEDecode", samples=link(sampled), vae=on["vae"])
+    shown = graph.add("PreviewImage", images=link(decoded))
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
+    (ours,), (theirs,) = run.outputs[node]["dode"][0]["columns"][1]["pictures"], run.outputs[shown]["images"]
+    assert (comfy.picture(ours) - comfy.picture(theirs)).abs().max() <= 1

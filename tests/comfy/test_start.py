@@ -30,10 +30,10 @@ def offered(server: ComfyServer) -> tuple[list[str], list[str]]:
     return inputs["sampler_name"][0], inputs["scheduler"][0]
 
 
-def distill_and_sample(server: ComfyServer) -> None:
+def distill_and_sample(server: ComfyServer, **changes: Any) -> None:
     graph = Graph()
     on = demo(graph)
-    node = distill(graph, on, save_as="start")
+    node = distill(graph, on, save_as="start", **changes)
     graph.save_latent(link(sampler_custom(graph, on, link(node, 1), link(node, 2))))
     run = server.run(graph.prompt)
     assert run.status == "success", run.error
@@ -88,11 +88,11 @@ def test_beside_other_sampler_packs(tmp_path: Path) -> None:
         samplers, _ = offered(server)
         assert "other" in samplers
         assert samplers.count("dode") == 1
-        distill_and_sample(server)
+        distill_and_sample(server, scheduler="other")
         graph = Graph()
         on = demo(graph)
         for name in ("other", "dode"):
-            graph.save_latent(link(ksampler(graph, on, sampler_name=name)))
+            graph.save_latent(link(ksampler(graph, on, sampler_name=name, scheduler="other")))
         run = server.run(graph.prompt)
         assert run.status == "success", run.error
         assert "KSampler uses start.safetensors" in server.log()

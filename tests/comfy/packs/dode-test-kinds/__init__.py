@@ -4,6 +4,7 @@ The host's own configuration, model and network classes, with a few channels and
 The networks are as nonlinear, as conditioned and as large in their outputs as trained ones; they draw nothing.
 """
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.nested_tensor
 import comfy.ops
+import comfy.sample
 import comfy.supported_models
 import torch
 
@@ -192,6 +194,41 @@ class TestKind:
         return build(kind, dtype), conditioning(kind, 1), conditioning(kind, 2), latent(kind, batch)
 
 
+def _as_in_newer_hosts() -> None:
+    """ComfyUI 0.33 lets a model's latent format turn an empty latent into one of several parts; older ones do not ask it."""
+    stock = comfy.sample.fix_empty_latent_channels
+
+    def fix_empty_latent_channels(model: Any, latent_image: Any, *scales: Any) -> Any:
+        fixed = stock(model, latent_image, *scales)
+        parts = getattr(model.get_model_object("latent_format"), "fix_empty_latent", None)
+        return fixed if parts is None or fixed.is_nested or torch.count_nonzero(fixed) else parts(fixed)
+
+    comfy.sample.fix_empty_latent_channels = fix_empty_latent_channels
+
+
+class TestEmptyVideo:
+    """The small LTX with sound, whose latent format adds the sound to an empty video; and an empty video."""
+
+    RETURN_TYPES = ("MODEL", "LATENT")
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model": ("MODEL",)}}
+
+    def make(self, model: Any) -> tuple[Any, ...]:
+        video, sound = KINDS["LTX, video and sound"].latent
+
+        def fix_empty_latent(latent: torch.Tensor) -> Any:
+            return comfy.nested_tensor.NestedTensor([latent, latent.new_zeros(len(latent), *sound)])
+
+        patched, format_ = model.clone(), copy.copy(model.get_model_object("latent_format"))
+        format_.fix_empty_latent = fix_empty_latent
+        patched.add_object_patch("latent_format", format_)
+        return patched, {"samples": torch.zeros(1, *video)}
+
+
 class TestControl:
     """A small ControlNet for the small SD 1.5."""
 
@@ -233,4 +270,10 @@ class TestDecoder:
         return (Decoder(),)
 
 
-NODE_CLASS_MAPPINGS = {"DodeTestKind": TestKind, "DodeTestControl": TestControl, "DodeTestDecoder": TestDecoder}
+_as_in_newer_hosts()
+NODE_CLASS_MAPPINGS = {
+    "DodeTestKind": TestKind,
+    "DodeTestControl": TestControl,
+    "DodeTestDecoder": TestDecoder,
+    "DodeTestEmptyVideo": TestEmptyVideo,
+}

@@ -115,6 +115,29 @@ class StockSampler:
         return (comfy.samplers.KSAMPLER(on_its_own_sigmas, dict(entry.stock[number].options(entry.default_order))),)
 
 
+class WrapSampler:
+    """A SAMPLER whose function gets a plain function as its model, as some packs' samplers around samplers do."""
+
+    RETURN_TYPES = ("SAMPLER",)
+    FUNCTION = "wrap"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"sampler": ("SAMPLER",), "inside": ("BOOLEAN", {})}}
+
+    def wrap(self, sampler: Any, inside: bool) -> tuple[Any]:
+        def sample(model: Any, x: Tensor, sigmas: Tensor, **named: Any) -> Tensor:
+            def call(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+                return model(x, sigma, **extra_args)
+
+            if inside:  # what is wrapped can be found, but is not the guider itself
+                call.inner_model = model  # pyright: ignore[reportFunctionMemberAccess]
+            return sampler.sampler_function(call, x, sigmas, **named, **sampler.extra_options)
+
+        return (comfy.samplers.KSAMPLER(sample),)
+
+
 class TestCheckpoint:
     """Writes a checkpoint into models/diffusion_models, for the host's own loader: the smallest Wan, with random weights.
 
@@ -150,4 +173,5 @@ NODE_CLASS_MAPPINGS = {
     "DodeTestModel": TestModel,
     "DodeTestWatchSigmas": WatchSigmas,
     "DodeTestCheckpoint": TestCheckpoint,
+    "DodeTestWrapSampler": WrapSampler,
 }
