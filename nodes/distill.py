@@ -10,7 +10,7 @@ from dode.tableau import DIRECTIONS
 from . import library
 from .fitting.fitted import fit
 from .fitting.progress import Place
-from .fitting.settings import AS_IN_THE_PAPER, BEST_SOLVER, CLOSED_FORM, Settings
+from .fitting.settings import AS_IN_THE_PAPER, BEST_SOLVER, CLOSED_FORM, Settings, one_fit
 from .host import CATEGORY, Params, Prompts, io
 from .host.lists import schedulers
 from .ksampler import NAME
@@ -179,10 +179,12 @@ class DODEDistillSampler(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,
+            is_input_list=True,  # a list of conditionings is one fit over many prompts, not a fit for each
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> Any:
+    def execute(cls, **lists: Any) -> Any:
+        inputs = one_fit(lists)
         place = Place(cls.hidden.unique_id, workflow_id(cls.hidden.extra_pnginfo))
         keep = library.Keeper(inputs["save_as"])  # says now, not after the fit, that it is no name
         fitted = fit(Settings(**inputs), keep, place)

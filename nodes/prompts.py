@@ -49,7 +49,15 @@ class DODEPromptSet(io.ComfyNode):
                     tooltip="One prompt a line. Blank lines and lines that start with # are left out.",
                 ),
             ],
-            outputs=[Prompts.Output(display_name="prompts", tooltip="For the positive input of Distill Sampler.")],
+            outputs=[
+                Prompts.Output(display_name="prompts", tooltip="For the positive input of Distill Sampler."),
+                io.Conditioning.Output(
+                    display_name="conditionings",
+                    is_output_list=True,
+                    tooltip="The same as a list, for nodes in between, such as FluxGuidance, ControlNet or image to video: "
+                    "each runs once a prompt. Connect what comes out to Distill Sampler.",
+                ),
+            ],
         )
 
     @classmethod
@@ -63,7 +71,7 @@ class DODEPromptSet(io.ComfyNode):
         for line in lines:
             interrupted()
             found.append(clip.encode_from_tokens_scheduled(clip.tokenize(line)))
-        return io.NodeOutput(found)
+        return io.NodeOutput(found, found)
 
 
 NODES = [DODEPromptSet]

@@ -89,6 +89,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
         return next((levels for levels in teachers if holds(levels, sigma)), teachers[-1])
 
     def body(inside: Inside) -> None:
+        inside.try_model(task, (teachers[0][0], teachers[0][len(teachers[0]) // 2]))
         result = distill_published(
             inside.denoiser,
             inside.start(inside.noise, float(sigmas[0])),
@@ -196,6 +197,7 @@ def run_students(
         results.clear()
 
         def body(inside: Inside, continued: Any = continued) -> None:
+            inside.try_model(task, (dense[0], dense[_DENSE // 2]))
             results[:] = distill_students(
                 inside.denoiser,
                 inside.noise,

@@ -16,6 +16,7 @@ from ..host.guided import start_at, told, with_guidance
 from ..host.guider import Conditioning, PromptsGuider
 from ..host.latents import flat, noise_and_empty, picture_in
 from .progress import Progress
+from .trial import try_model
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
 # Wrappers of these keys answer some model calls from earlier ones. A teacher made of such answers teaches nothing.
@@ -30,7 +31,8 @@ class Task:
 
     Attributes:
         model: the host's model patcher.
-        positives, negative: conditionings.
+        positives: conditionings, one for each prompt.
+        negatives: one for all of them, or one for each.
         cfg: guidance scale.
         latent: an empty latent of the shape to fit at.
         samples: how many noises.
@@ -40,7 +42,7 @@ class Task:
 
     model: Any
     positives: Sequence[Conditioning]
-    negative: Conditioning
+    negatives: Sequence[Conditioning]
     cfg: float
     latent: dict[str, Any]
     samples: int
@@ -65,7 +67,12 @@ class Task:
                 "samples, one in each place of a batch. Connect the model before the windows; sampling with both is fine."
             )
         _refuse_step_caches(self.model)
-        _refuse_moving_hooks([*self.positives, self.negative])
+        _refuse_moving_hooks([*self.positives, *self.negatives])
+        if len(self.negatives) not in (1, len(self.positives)):
+            raise FitError(
+                f"There are {len(self.positives)} prompts and {len(self.negatives)} negative ones. Connect one negative for "
+                "all, or as many as prompts."
+            )
         if self.samples < max(2, len(self.positives)):
             prompts = len(self.positives)
             raise FitError(f"{prompts} prompts need at least {max(2, prompts)} samples, got {self.samples}.")
@@ -87,6 +94,19 @@ class Inside:
     start: Callable[[Tensor, float], Tensor]
     device: torch.device
 
+    def try_model(self, task: Task, levels: Sequence[float]) -> None:
+        """Ask the model before the fit, at two of the noise levels, descending; raises FitError as ``trial.try_model``."""
+        first = task.prompts.count(0)  # those of the first prompt
+        samples = torch.arange(min(task.at_once, first, 2))
+
+        def start(sigma: float) -> Tensor:
+            return self.start(self.noise[samples], sigma).to(self.device)
+
+        def ask(x: Tensor, sigma: float) -> Tensor | Guided:
+            return self.denoiser(x, x.new_full((len(x),), sigma), samples[: len(x)])
+
+        try_model(ask, start, levels)
+
 
 def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, progress: Progress, body: Any) -> None:
     """Call ``body(Inside)`` with the model loaded, patched and conditioned, as if it were a sampler on these σ.
@@ -101,12 +121,20 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
     def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model_k.inner_model
         model = _Halving(with_guidance(model_k, extra_args["model_options"]) if both else model_k)
-        denoiser = _denoiser(model, guider, extra_args, prompt_of, sigma_list, lambda x: progress.show(picture_in(x, noise)))
+        model = _Repeatable(model, task.seed)
+        denoiser = _denoiser(
+            _Repeatable(model, task.seed),
+            guider,
+            extra_args,
+            prompt_of,
+            sigma_list,
+            lambda x: progress.show(picture_in(x, noise)),
+        )
         body(Inside(denoiser, packed, lambda part, sigma: start_at(guider, part, sigma), x.device))
         return x
 
     guider = PromptsGuider(task.model)
-    guider.set_prompts(task.positives, task.negative)
+    guider.set_prompts(task.positives, task.negatives)
     guider.set_cfg(task.cfg)
     # The host reckons memory, and prepares conditionings, for the batch it is given: one micro-batch.
     part = slice(0, min(task.at_once, task.samples))
@@ -138,6 +166,18 @@ class _Halving:
         if len(guided) == len(outputs):
             return Guided(*(torch.cat(parts) for parts in zip(*guided, strict=True)))
         return torch.cat([output.denoised if isinstance(output, Guided) else output for output in outputs])
+
+
+class _Repeatable:
+    """A model whose patches draw random numbers, as those that merge tokens do, draws the same ones at every call: else a fit
+    would take the differences between two draws for its own doing."""
+
+    def __init__(self, model: Callable[..., Tensor | Guided], seed: int):
+        self.model, self.seed = model, seed
+
+    def __call__(self, x: Tensor, sigma: Tensor, **arguments: Any) -> Tensor | Guided:
+        torch.manual_seed(self.seed)
+        return self.model(x, sigma, **arguments)
 
 
 def _denoiser(

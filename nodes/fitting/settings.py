@@ -1,6 +1,6 @@
 """What a user sets on Distill Sampler, checked, and in the words of the fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,10 +35,11 @@ _IN_RECIPE = (
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The inputs of Distill Sampler, by their names there; of ``sigmas`` and ``negative`` None where nothing is connected."""
+    """The inputs of Distill Sampler, by their names there; of ``sigmas`` None where nothing is connected. ``positive`` holds a
+    conditioning or a prompt set or several of these, ``negative`` a conditioning for all or one for each."""
 
     model: Any
-    positive: Any
+    positive: list[Any]
     latent: dict[str, Any]
     cfg: float
     solver: str
@@ -51,7 +52,7 @@ class Settings:
     seed: int
     mode: str
     save_as: str
-    negative: Any = None
+    negative: Sequence[Any] = ()
     sigmas: torch.Tensor | None = None
     also_steps: str = ""
     also_cfg: str = ""
@@ -77,7 +78,7 @@ class Settings:
     @cached_property
     def prompts(self) -> list[Any]:
         """Conditionings, one for each prompt."""
-        return _as_prompts(self.positive)
+        return [prompt for each in self.positive for prompt in _as_prompts(each)]
 
     @property
     def length(self) -> int:
@@ -96,15 +97,15 @@ class Settings:
         Raises:
             FitError: there is no negative prompt, and a guidance scale needs one.
         """
-        negative = self.negative
-        if negative is None:
+        negatives = self.negative
+        if not negatives:
             guided = next((scale for scale in (self.cfg, *self.scales) if scale != 1.0), None)
             if guided is not None:
                 instead = "set cfg to 1" if guided == self.cfg else "leave it out of also_cfg"
                 raise FitError(f"Guidance {guided:g} needs a negative prompt. Connect one, or {instead}.")
-            negative = self.prompts[0]  # never looked at: the host leaves it out at guidance 1
+            negatives = self.prompts[:1]  # never looked at: the host leaves it out at guidance 1
         samples = self.samples or max(len(self.prompts), samples_for(self.mode, self.method, self.length, self.cfg))
-        return Task(self.model, self.prompts, negative, self.cfg, self.latent, samples, self.micro_batch, self.seed)
+        return Task(self.model, self.prompts, negatives, self.cfg, self.latent, samples, self.micro_batch, self.seed)
 
     def check(self) -> None:
         """Raises FitError, MethodError for what cannot work, before anything runs."""
@@ -177,6 +178,28 @@ class Settings:
             return self.sigmas.cpu()
         calculate = feature("comfy.samplers:calculate_sigmas")
         return calculate(self.model.get_model_object("model_sampling"), self.scheduler, steps).cpu()
+
+
+def one_fit(lists: dict[str, list[Any]]) -> dict[str, Any]:
+    """The arguments of ``Settings`` from the host's lists of inputs: of prompts all, of the rest the one that there is.
+
+    Raises:
+        FitError: several of what a fit has one of.
+    """
+    inputs: dict[str, Any] = {name: values for name, values in lists.items() if name in ("positive", "negative")}
+    for name, values in lists.items():
+        if name in inputs:
+            continue
+        # Nodes before positive make a latent for each prompt too, all of a shape.
+        same = name == "latent" and len({tuple(latent["samples"].shape) for latent in values}) == 1
+        if len(values) != 1 and not same:
+            raise FitError(
+                f"{name} came as a list of {len(values)}, and a fit has one. Lists go into positive and negative; more steps "
+                "and guidance scales into also_steps and also_cfg."
+            )
+        inputs[name] = values[0]
+    inputs["negative"] = [each for each in inputs.get("negative", ()) if each is not None]
+    return inputs
 
 
 def _surroundings(model: Any, latent: dict[str, Any]) -> dict[str, Any]:

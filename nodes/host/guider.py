@@ -1,6 +1,7 @@
 """The host's own guidance, over several prompts in one call."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from . import feature
@@ -31,18 +32,18 @@ class PromptsGuider(CFGGuider):
     conditionings borrow areas and controls from each other.
     """
 
-    def set_prompts(self, positives: Sequence[Conditioning], negative: Conditioning) -> None:
-        """One positive conditioning for each prompt, and one negative for them all."""
-        self.counts = [len(positive) for positive in positives]
-        self.set_conds([part for positive in positives for part in positive], negative)
+    def set_prompts(self, positives: Sequence[Conditioning], negatives: Sequence[Conditioning]) -> None:
+        """One positive conditioning for each prompt, and one negative for them all, or one for each."""
+        self.places = [_slices(positives), _slices(negatives) * (len(positives) if len(negatives) == 1 else 1)]
+        self.set_conds(*([part for each in many for part in each] for many in (positives, negatives)))
 
     def inner_sample(self, noise: Any, latent_image: Any, device: Any, sampler: Any, *args: Any, **named: Any) -> Any:
-        everything, start = self.conds, 0
+        everything = self.conds
         self.prepared: list[dict[str, Any]] = []
         try:
-            for count in self.counts:
-                self.conds = {**everything, "positive": everything["positive"][start : start + count]}
-                start += count
+            for positive, negative in zip(*self.places, strict=True):
+                own = {"positive": everything["positive"][positive], "negative": everything["negative"][negative]}
+                self.conds = {**everything, **own}
                 keeper = _Processed()
                 super().inner_sample(noise, latent_image, device, keeper, *args, **named)
                 self.prepared.append(keeper.conds)
@@ -54,6 +55,12 @@ class PromptsGuider(CFGGuider):
     def use(self, number: int) -> None:
         """Make this prompt the current one."""
         self.conds = self.prepared[number]
+
+
+def _slices(conditionings: Sequence[Conditioning]) -> list[slice]:
+    """Where each of them is, once they are one after the other."""
+    ends = list(accumulate(len(each) for each in conditionings))
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class _Prepared(Sampler):

@@ -109,6 +109,7 @@ WORKS: dict[str, Callable[[Graph, Links], Links]] = {
     "self-attention guidance": patch("SelfAttentionGuidance", scale=0.5, blur_sigma=2.0),
     "perturbed attention": patch("PerturbedAttentionGuidance", scale=3.0),
     "RescaleCFG": patch("RescaleCFG", multiplier=0.7),
+    "projected guidance (APG)": patch("APG", eta=0.5, norm_threshold=5.0, momentum=0.0),
     "another guidance in the middle (CFG Override)": patch("CFGOverride", cfg=1.0, start_percent=0.4, end_percent=1.0),
     "no guidance at the start (CFG Override)": patch("CFGOverride", cfg=1.0, start_percent=0.0, end_percent=0.4),
     "tiles (HyperTile)": patch("HyperTile", tile_size=32, swap_size=2, max_depth=0, scale_depth=False),
@@ -161,6 +162,10 @@ def cached(node: str) -> Callable[[Graph, Links], object]:
     return lambda graph, on: distill(graph, patch(node, **CACHE)(graph, on))
 
 
+def one_at_a_time(how: str, **changes: Any) -> Callable[[Graph, Links], object]:
+    return lambda graph, on: distill(graph, patch("DodeTestOneAtATime", how=how)(graph, on), **changes)
+
+
 SAYS: dict[str, tuple[Callable[[Graph, Links], object], str]] = {
     "sampling on flipped sigmas": (flipped, "strictly descending"),
     "the same noise level twice": (sigmas("10, 5, 5, 0"), "strictly descending"),
@@ -174,5 +179,12 @@ SAYS: dict[str, tuple[Callable[[Graph, Links], object], str]] = {
         "a batch is one video",
     ),
     "the same noise level twice, in mode balanced": (sigmas("10, 5, 5, 0", mode="balanced"), "strictly descending"),
+    "guidance with momentum (APG)": (
+        lambda graph, on: distill(graph, patch("APG", eta=0.5, norm_threshold=5.0, momentum=-0.5)(graph, on)),
+        "remembers earlier calls",
+    ),
+    "a patch that breaks with two samples": (one_at_a_time("breaks"), "set micro_batch to 1"),
+    "a patch that gives NaN with two samples": (one_at_a_time("nan"), "set micro_batch to 1"),
+    "a patch that mixes the samples of a batch": (one_at_a_time("mixes"), "set micro_batch to 1"),
     "hooks that change on the way": (lambda graph, on: distill(graph, hook(graph, on, True)), "hooks with keyframes"),
 }

@@ -134,6 +134,42 @@ def test_several_prompts_are_fitted_as_such(comfy: ComfyServer) -> None:
     assert node in run.outputs
 
 
+def test_prompts_through_a_node_are_one_fit(comfy: ComfyServer) -> None:
+    """A list of conditionings, through a node like those of image to video, is fitted as the prompt set is. With each prompt as
+    its own negative, guidance changes nothing."""
+    found: dict[str, np.ndarray] = {}
+    for label in ("prompts", "through", "own", "without guidance"):
+        graph = Graph()
+        on = demo(graph)
+        prompts = graph.add("DODEPromptSet", clip=on["clip"], prompts="fish\ntree\nplanet\nface")
+        on["positive"] = link(prompts)
+        if label in ("through", "own"):
+            negative = on["negative"] if label == "through" else link(prompts, 1)
+            node = graph.add("DodeTestThrough", positive=link(prompts, 1), negative=negative, latent=on["latent"])
+            on |= {"positive": link(node), "negative": link(node, 1), "latent": link(node, 2)}
+        cfg = 1.0 if label == "without guidance" else CFG
+        made = distill(graph, on, samples=8, micro_batch=2, save_as=f"through/{label}", seed=12, cfg=cfg)
+        run = comfy.run(graph.prompt)
+        assert run.status == "success", run.error
+        assert run.outputs[made]["dode"][0]["prompts"] == 4
+        (entry,) = load_parameters(comfy.base / "output" / "dode" / "through" / f"{label}.safetensors").entries
+        found[label] = entry.parameters.values
+    assert np.array_equal(found["prompts"], found["through"])
+    np.testing.assert_allclose(found["own"], found["without guidance"], rtol=0, atol=1e-4)
+    assert np.abs(found["own"] - found["prompts"]).max() > 1e-3
+
+
+def test_a_list_of_what_a_fit_has_one_of_is_refused(comfy: ComfyServer) -> None:
+    graph = Graph()
+    on = demo(graph)
+    scales = graph.add("DodeTestNumbers")
+    distill(graph, on, cfg=link(scales))
+    run = comfy.run(graph.prompt)
+    assert run.status == "error"
+    assert "cfg came as a list of 2, and a fit has one" in run.error
+    assert "also_cfg" in run.error
+
+
 def test_the_micro_batch_does_not_change_the_result(comfy: ComfyServer) -> None:
     graph = Graph()
     on = demo(graph)

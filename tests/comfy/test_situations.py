@@ -8,7 +8,22 @@ from safetensors.torch import save_file
 
 from tests.comfy.graphs import demo, ksampler, model_of, sampler_custom
 from tests.comfy.server import ComfyServer, Run
-from tests.comfy.situations import CACHE, CFG, GUIDERS, LAYER, MODES, SAYS, STEPS, WINDOWS, WORKS, Links, distill, guided, patch
+from tests.comfy.situations import (
+    CACHE,
+    CFG,
+    GUIDERS,
+    LAYER,
+    MODES,
+    SAYS,
+    STEPS,
+    WINDOWS,
+    WORKS,
+    Links,
+    distill,
+    guided,
+    one_at_a_time,
+    patch,
+)
 from tests.comfy.workflow import Graph, link
 
 
@@ -244,6 +259,14 @@ def test_it_says_why_not(comfy: ComfyServer, name: str) -> None:
     run = comfy.run(graph.prompt)
     assert run.status == "error"
     assert message in run.error
+
+
+@pytest.mark.parametrize("how", ["breaks", "nan", "mixes"])
+def test_one_sample_at_a_time_is_fine(comfy: ComfyServer, how: str) -> None:
+    graph = Graph()
+    one_at_a_time(how, micro_batch=1)(graph, model_of(graph, "SD1.5", "fp32"))
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", run.error
 
 
 @pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])

@@ -93,6 +93,62 @@ class WatchSigmas:
         return (patched,)
 
 
+class Through:
+    """Gives back what it gets, as nodes that put an image into conditionings and make the latent for it."""
+
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"positive": ("CONDITIONING",), "negative": ("CONDITIONING",), "latent": ("LATENT",)}}
+
+    def make(self, positive: Any, negative: Any, latent: Any) -> tuple[Any, ...]:
+        return positive, negative, latent
+
+
+class Numbers:
+    """A list of FLOATs."""
+
+    RETURN_TYPES = ("FLOAT",)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def make(self) -> tuple[Any]:
+        return ([2.0, 3.0],)
+
+
+class OneAtATime:
+    """A patch made for one picture: with two it breaks, gives NaN, or lets one have a say in the other."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model": ("MODEL",), "how": (["breaks", "nan", "mixes"],)}}
+
+    def patch(self, model: Any, how: str) -> tuple[Any]:
+        def guide(arguments: dict[str, Any]) -> Tensor:
+            sigma, denoised = arguments["sigma"], arguments["denoised"]
+            if how == "breaks":
+                return denoised if sigma > 1 else 0.9 * denoised
+            if how == "nan":
+                return denoised / (len(denoised) == 1)
+            return (denoised + denoised.mean(0, keepdim=True)) / 2
+
+        patched = model.clone()
+        patched.set_model_sampler_post_cfg_function(guide)
+        return (patched,)
+
+
 class StockSampler:
     """The host's own sampler function that a method of this pack says it reproduces, as a SAMPLER."""
 
@@ -173,5 +229,8 @@ NODE_CLASS_MAPPINGS = {
     "DodeTestModel": TestModel,
     "DodeTestWatchSigmas": WatchSigmas,
     "DodeTestCheckpoint": TestCheckpoint,
+    "DodeTestThrough": Through,
+    "DodeTestNumbers": Numbers,
+    "DodeTestOneAtATime": OneAtATime,
     "DodeTestWrapSampler": WrapSampler,
 }
