@@ -3,6 +3,8 @@
 python install.py           inside ComfyUI's Python: check that what the pack needs is there; torch is never touched
 python install.py --demo    make a virtual environment beside this file, distill on the embedded model, show the result
 python install.py --test    the same environment with the test tools; run the whole test suite
+
+Inside ComfyUI's custom_nodes the environment goes into the user's cache folder: ComfyUI looks through what lies in there.
 """
 
 import argparse
@@ -16,9 +18,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-ENVIRONMENT = ROOT / ".venv"
 OLDEST = (3, 10)
 NEEDED = ("torch", "numpy", "safetensors")
+
+
+def _environment() -> Path:
+    places = (Path(__file__).absolute().parent, ROOT)  # the way here may be a link
+    if not any("custom_nodes" in place.parts for place in places):
+        return ROOT / ".venv"
+    cache = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
+    copy = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]  # each copy of the pack has its own
+    return (Path(cache) if cache else Path.home() / ".cache") / "d-ode" / copy
+
+
+ENVIRONMENT = _environment()
 
 
 class InstallError(Exception):
@@ -53,6 +66,8 @@ def environment_python() -> Path:
 def prepare(extra: str) -> Path:
     """Make the environment with an extra of pyproject.toml installed, or find it ready; returns its Python."""
     python = environment_python()
+    if ENVIRONMENT != ROOT / ".venv" and (ROOT / ".venv").exists():
+        print(f"{ROOT / '.venv'} is of an earlier version and in ComfyUI's way: delete it.", flush=True)
     files = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "tests/no_deps.txt")]
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     stamp = ENVIRONMENT / f"installed-{extra}"
@@ -62,11 +77,12 @@ def prepare(extra: str) -> Path:
     if not (python.exists() and _works(python, pip=True)):
         print(f"Making the environment {ENVIRONMENT} …", flush=True)
         try:
+            ENVIRONMENT.parent.mkdir(parents=True, exist_ok=True)
             venv.EnvBuilder(with_pip=True, clear=True).create(ENVIRONMENT)
         except (OSError, subprocess.CalledProcessError) as error:
             raise InstallError(
                 f"The environment could not be made: {error}. On Debian and Ubuntu: apt install python3-venv. "
-                f"Otherwise see that {ROOT} can be written to."
+                f"Otherwise see that {ENVIRONMENT.parent} can be written to."
             ) from error
     print(f"Installing what '{extra}' needs (torch is large; this takes a few minutes the first time) …", flush=True)
     _pip(python, "--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[{extra}]")
@@ -98,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--demo", action="store_true", help="install beside the code and run the demonstration")
-    group.add_argument("--test", action="store_true", help="install beside the code and run the test suite")
+    group.add_argument("--demo", action="store_true", help="install into an environment and run the demonstration")
+    group.add_argument("--test", action="store_true", help="install into an environment and run the test suite")
     options, rest = parser.parse_known_args(arguments)
     if rest and not (options.demo or options.test):
         parser.error(f"unknown arguments: {' '.join(rest)}")

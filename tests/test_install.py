@@ -58,6 +58,20 @@ def test_offline_it_says_so_and_can_be_run_again(clone: Path) -> None:
         assert not (clone / ".venv" / "installed-demo").exists()
 
 
+def test_among_comfyui_s_packs_the_environment_lies_elsewhere(clone: Path, tmp_path: Path) -> None:
+    """ComfyUI looks through its packs' folders."""
+    pack, cache = tmp_path / "custom_nodes" / "d-ode", tmp_path / "cache"
+    shutil.copytree(clone, pack, ignore=shutil.ignore_patterns("custom_nodes"))
+    before = sorted(pack.rglob("*"))
+    done = run(pack, "--demo", PIP_NO_INDEX="1", XDG_CACHE_HOME=str(cache), LOCALAPPDATA=str(cache))
+    assert "offline" in done.stderr
+    assert sorted(pack.rglob("*")) == before
+    (made,) = (cache / "d-ode").iterdir()
+    assert str(made) in done.stdout
+    (pack / ".venv").mkdir()
+    assert "delete it" in run(pack, "--demo", PIP_NO_INDEX="1", XDG_CACHE_HOME=str(cache), LOCALAPPDATA=str(cache)).stdout
+
+
 def test_a_second_run_finds_the_environment_ready(clone: Path) -> None:
     """With a stamp that matches and a Python that works, nothing is installed: pip could not even reach an index."""
     (clone / ".venv" / "bin").mkdir(parents=True)

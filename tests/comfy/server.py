@@ -71,6 +71,7 @@ class ComfyServer:
         packs: Sequence[Path] = (ROOT,),
         hide: Sequence[str] = (),
         arguments: Sequence[str] = (),
+        device: str = "cpu",
     ):
         self.base, self.log_file = base, base / "server.log"
         nodes = base / "custom_nodes"
@@ -84,7 +85,16 @@ class ComfyServer:
             self.port = probe.getsockname()[1]
         command = [sys.executable, str(Path(__file__).with_name("launch.py")), str(folder)]
         command += [word for path in hide for word in ("--hide", path)]
-        command += ["--", "--cpu", "--port", str(self.port), "--base-directory", str(base), "--preview-method", "latent2rgb"]
+        command += [
+            "--",
+            *(["--cpu"] if device == "cpu" else []),
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(base),
+            "--preview-method",
+            "latent2rgb",
+        ]
         command += ["--disable-api-nodes", *arguments]
         environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
         with open(self.log_file, "ab") as log:
