@@ -5,7 +5,7 @@ label is the number of its prompt. With most models that is one of eight classes
 samples, and those of the test are not among those of the fit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -237,6 +237,39 @@ def exemplars(device: torch.device) -> BenchModel:
         return mean(log_posterior.masked_fill(~own, -torch.inf)), mean(log_posterior) if both else None
 
     return BenchModel("exemplars", (3, 16, 16), *SD_RANGE, "log_sigma", "eps", outputs, device, (16, 64), 400)
+
+
+def joined(models: Sequence[BenchModel]) -> BenchModel:
+    """Several models of one shape and range of σ as one. Samples take turns; labels say which model a sample is of.
+
+    Raises:
+        ValueError: they differ in shape, σ or coordinate.
+    """
+    first = models[0]
+    if any((m.shape, m.sigma_range, m.coordinate) != (first.shape, first.sigma_range, first.coordinate) for m in models):
+        raise ValueError(f"{', '.join(m.name for m in models)} are not of one shape, range of σ and coordinate.")
+
+    def outputs(x: Tensor, sigma: Tensor, labels: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
+        conditional, null = torch.empty_like(x), torch.empty_like(x) if both else None
+        for number, model in enumerate(models):
+            mine = (labels % len(models) == number).nonzero()[:, 0]
+            if len(mine):
+                found, other = model.outputs(x[mine], sigma[mine], labels[mine] // len(models), both)
+                conditional[mine] = found
+                if null is not None and other is not None:
+                    null[mine] = other
+        return conditional, null
+
+    def labels(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        return tuple(label * len(models) + number for each in zip(*prompts) for number, label in enumerate(each))  # noqa: B905
+
+    return replace(
+        first,
+        name=" and ".join(model.name for model in models),
+        outputs=outputs,
+        fit_prompts=labels([model.fit_prompts for model in models]),
+        test_prompts=labels([model.test_prompts for model in models]),
+    )
 
 
 MODELS: dict[str, Callable[[torch.device], BenchModel]] = {

@@ -1,10 +1,10 @@
 """What a distilled table does on a model that it has never seen, with no fit at all, against one stock pair for all models.
 
-    COMFYUI_DIR=… python -m benchmarks.quality_library --report benchmarks/quality_default/quality.json --output OUT
+    COMFYUI_DIR=… python -m benchmarks.quality_library --output OUT
 
-Tables are those of a report, fitted at the same guidance scale and number of evaluations on other models of the same kind. Each
-model in turn is left out: the table, and the pair of solver and schedule, that are best on the others (geometric mean of
-errors) run on its test noise. Below 1 the table is the better one.
+Each model in turn is left out. A sampler is fitted on the other models together, and of the pairs of solver and schedule the
+one that is best on them (geometric mean of errors) is taken; both run on the left-out model's test noise. Below 1 the table is
+the better one. "here": the sampler of the default fit on the model itself, where the report has one.
 """
 
 import argparse
@@ -12,23 +12,26 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.models import MODELS
+from benchmarks.models import MODELS, BenchModel, joined
 from benchmarks.quality import write
-from benchmarks.quality_cells import Plan, Trial, restored, run_parameters, score, torch_settings, trial
+from benchmarks.quality_cells import Plan, Trial, fit, restored, run_parameters, score, torch_settings, trial
 from benchmarks.quality_report import geometric_mean, table
 from benchmarks.stock_search import candidates, run_stock
 from dode.correction import Parameters
+from dode.report import Distillation
 
 SOLVERS = ("ipndm(2)", "ipndm(3)", "ipndm_v(3)", "dpmpp_2m", "deis(3)", "gradient_estimation", "uni_pc_bh2", "res_multistep")
 SCHEDULES = ("karras", "exponential", "simple", "beta", "AYS SD1", "AYS SDXL", "GITS 1.10", "GITS 1.20")
-Errors = dict[str, dict[str, float]]  # by table or pair, and by model
+Errors = dict[str, dict[str, float]]  # by pair, and by model
+REPORT = Path(__file__).parent / "quality_default" / "quality.json"
 
 
 def tables(cells: list[dict[str, Any]], guidance: float, evaluations: int, models: list[str]) -> dict[str, Parameters]:
@@ -51,62 +54,72 @@ def pairs(on: Trial, evaluations: int) -> dict[str, float]:
     return found
 
 
-def best_without(errors: Errors, model: str, models: list[str], own: bool) -> str:
-    """What is best on the other models; where ``own``, a table of the model itself does not count, and no table counts where
-    it was fitted."""
-    others = {
-        name: [error for other, error in by_model.items() if other != model and not (own and other == name)]
-        for name, by_model in errors.items()
-        if not (own and name == model) and len(by_model) == len(models)
-    }
-    return min(others, key=lambda name: geometric_mean(others[name]))
+def best_without(errors: Errors, model: str) -> str:
+    """The pair that is best on the other models."""
+    return min(errors, key=lambda name: geometric_mean(error for other, error in errors[name].items() if other != model))
 
 
-def compared(trials: Mapping[str, Trial], found: dict[str, Parameters], evaluations: int) -> list[dict[str, Any]]:
+def error_of(on: Trial, parameters: Parameters, evaluations: int) -> float:
+    return float(score(run_parameters(on, parameters, evaluations), on.reference)["error"])
+
+
+def generic(models: Sequence[BenchModel], guidance: float, evaluations: int, samples: int) -> Distillation:
+    """A sampler fitted on several models together, with so many samples of each."""
+    plan = Plan((), (), (), samples * len(models), 0)
+    return fit(joined(models), guidance, plan, "balanced", evaluations=(evaluations,))[0]
+
+
+def compared(
+    trials: Mapping[str, Trial], here: Mapping[str, Parameters], evaluations: int, samples: int
+) -> Iterator[dict[str, Any]]:
     """A row for each model."""
-    models = list(found)
-    of_tables: Errors = {name: {} for name in models}
     of_pairs: Errors = {}
-    for model in models:
-        for name, parameters in found.items():
-            samples = run_parameters(trials[model], parameters, evaluations)
-            error = score(samples, trials[model].reference)["error"]
-            of_tables[name][model] = error if np.isfinite(error) else 1e6
-        for name, error in pairs(trials[model], evaluations).items():
+    for model, on in trials.items():
+        for name, error in pairs(on, evaluations).items():
             of_pairs.setdefault(name, {})[model] = error
-    rows = []
-    for model in models:
-        name, pair = best_without(of_tables, model, models, True), best_without(of_pairs, model, models, False)
-        errors = of_tables[name][model], of_pairs[pair][model], of_tables[model][model]
-        rows.append({"model": model, "table of": name, "its error": errors[0], "pair": pair, "pair's error": errors[1]})
-        rows[-1] |= {"ratio": errors[0] / errors[1], "fitted here": errors[2]}
-    return rows
+    for model, on in trials.items():
+        others = [other.model for name, other in trials.items() if name != model]
+        error = error_of(on, generic(others, on.guidance, evaluations, samples).parameters, evaluations)
+        pair = best_without(of_pairs, model)
+        row = {"model": model, "table's error": error, "pair": pair, "pair's error": of_pairs[pair][model]}
+        known = error_of(on, here[model], evaluations) if model in here else None
+        yield row | {"ratio": error / of_pairs[pair][model], "here": known}
+
+
+def cell(options: argparse.Namespace, cells: list[dict[str, Any]], wanted: tuple[float, int]) -> list[dict[str, Any]]:
+    """The rows of a guidance scale and a number of evaluations."""
+    guidance, evaluations = wanted
+    plan = Plan((), (guidance,), (), 0, options.test_samples, kept=options.references)
+    trials = {name: trial(MODELS[name](torch.device("cpu")), guidance, plan) for name in options.models}
+    here = tables(cells, guidance, evaluations, options.models)
+    found = compared(trials, here, evaluations, options.fit_samples)
+    return [{"guidance": guidance, "NFE": evaluations, **row} for row in found]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument(
+        "--report", type=Path, default=REPORT, help="with the samplers that were fitted on the models themselves"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["eps-prompts", "photos", "sparse"])
-    parser.add_argument("--guidance", nargs="+", type=float, default=[1.0, 3.0])
+    parser.add_argument("--guidance", nargs="+", type=float, default=[1.0, 3.0, 6.0])
     parser.add_argument("--evaluations", nargs="+", type=int, default=[4, 6, 8])
+    parser.add_argument("--fit-samples", type=int, default=64, help="of each model")
     parser.add_argument("--test-samples", type=int, default=128)
     parser.add_argument("--references", type=Path, metavar="DIR", help="keep converged solutions there, and use those that are")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmark_output"))
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     command, began = shlex.join(["python", "-m", "benchmarks.quality_library", *sys.argv[1:]]), time.time()
     cells = json.loads(options.report.read_text(encoding="utf-8"))["cells"]
     rows: list[dict[str, Any]] = []
-    for guidance in options.guidance:
-        plan = Plan((), (guidance,), (), 0, options.test_samples, kept=options.references)
-        trials = {name: trial(MODELS[name](torch.device("cpu")), guidance, plan) for name in options.models}
-        for evaluations in options.evaluations:
-            found = tables(cells, guidance, evaluations, options.models)
-            for row in compared(trials, found, evaluations):
-                rows.append({"guidance": guidance, "NFE": evaluations, **row})
-                print(rows[-1], flush=True)
+    wanted = [(guidance, n) for guidance in options.guidance for n in options.evaluations]
+    with ProcessPoolExecutor(options.processes, initializer=torch.set_num_threads, initargs=(options.threads,)) as pool:
+        for found in pool.map(partial(cell, options, cells), wanted):
+            rows += found
+            print(*found, sep="\n", flush=True)
     content = {"command": command, "machine": torch_settings("cpu"), "seconds": time.time() - began, "rows": rows}
     heads = list(rows[0])
     body = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in row.items()] for row in rows]

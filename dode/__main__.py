@@ -195,7 +195,7 @@ def build_parser() -> argparse.ArgumentParser:
     listed.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="default: this one")
     listed.add_argument("--json", action="store_true", help="for programs")
     _add_model_options(listed)
-    listed.set_defaults(model=None, run="list_files")
+    listed.set_defaults(model=None)
 
     plot = _command(commands, "plot", help="draw λ per row and the error per step")
     plot.add_argument("file", type=Path, metavar="FILE")
@@ -209,10 +209,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = build_parser().parse_args(arguments)
-    from dode.cli import commands
+    from dode.cli.commands import COMMANDS
 
     try:
-        return getattr(commands, getattr(options, "run", options.command))(options)
+        return COMMANDS[options.command](options)
     except DodeError as error:
         print(f"dode: {error}", file=sys.stderr)
         return 2

@@ -27,6 +27,7 @@ from dode.errors import FitError, TableauError
 from dode.fit import paper
 from dode.fit.distill import Choice, distill
 from dode.fit.paper import family_of, published
+from dode.fit.problem import Problem
 from dode.methods import build_tableau, get_method
 from dode.sampling import sample
 from dode.teacher import Teacher
@@ -373,7 +374,7 @@ def test_the_best_of_several_is_the_best_on_the_fitted_samples() -> None:
     x = torch.randn(SAMPLES, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * GRID[0]
     found = paper.choices(None, prediction="eps")
     assert [choice.method for choice in found] == ["euler", "ipndm", "dpm_2_singlestep", "dpm_3_singlestep", "deis"]
-    best = paper.distill_published(MODEL, x, GRID, found, guard=False, seed=SEED)
+    best = paper.distill_published(Problem(MODEL, x, seed=SEED), GRID, found, guard=False)
     judge = Teacher("ipndm", substeps=C)
     target = sample(MODEL, x, judge.tableau(GRID))
 

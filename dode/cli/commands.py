@@ -15,14 +15,13 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from dode.cli.check import check as check
+from dode.cli.check import check
 from dode.cli.interrupt import stop_at_interrupt
 from dode.cli.measure import Bench
 from dode.cli.models import Model
 from dode.cli.options import check_counts, model_of, table_text, warn_of_differences
 from dode.cli.progress import Bars
-from dode.cli.show import info as info
-from dode.cli.show import list_files as list_files
+from dode.cli.show import info, list_files
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
 from dode.files import atomic_write
 from dode.files.interpolation import interpolate
@@ -40,6 +39,7 @@ from dode.fit.all_numbers import MODES, distill_students
 from dode.fit.cost import cost_text
 from dode.fit.paper import SAMPLES, SUBSTEPS, choices, distill_published
 from dode.fit.plan import planned, usual_samples
+from dode.fit.problem import Problem
 from dode.fit.starts import SOLVERS, usual_grids
 from dode.methods import METHODS, build_tableau, get_method, steps_within
 from dode.recipe import COMMAND_LINE, recipe
@@ -214,16 +214,10 @@ def _fit_paper(options: Namespace, model: Model, evaluations: int, counts: Count
     )
     sigmas = _grid(model, options.schedule or "karras", found[0].method, options.order, evaluations)
     with Bars(f"{found[0].method if len(found) == 1 else 'paper'} {evaluations} ") as bars:
+        noise = model.noise(options.samples, options.seed, float(sigmas[0]))
+        problem = Problem(model.denoiser, noise, **_common(options, model), progress=bars)
         result = distill_published(
-            model.denoiser,
-            model.noise(options.samples, options.seed, float(sigmas[0])),
-            sigmas,
-            found,
-            coordinate=model.coordinate,
-            guard=options.guard,
-            sigma_min=model.sigma_min,
-            **_common(options, model),
-            progress=bars,
+            problem, sigmas, found, coordinate=model.coordinate, guard=options.guard, sigma_min=model.sigma_min
         )
     counts.update(bars.counts)
     return result
@@ -358,3 +352,15 @@ def demo(options: Namespace) -> int:
     if options.samples < 8:
         raise FitError(f"--samples must be at least 8, got {options.samples}.")
     return run(options.output, options.samples, options.guidance)
+
+
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "demo": demo,
+    "distill": distill,
+    "sample": sample,
+    "info": info,
+    "check": check,
+    "list": list_files,
+    "plot": plot,
+    "methods": methods,
+}

@@ -18,10 +18,10 @@ from dode.errors import FitError, NotFiniteError
 from dode.fit.end_point import Start, Targets, sketch
 from dode.fit.free_parameters import Freedom
 from dode.fit.gauss_newton import GaussNewton
-from dode.fit.held_out import check_split, split
 from dode.fit.model_calls import ExtraArgs, ModelCalls, Progress, Stopped
 from dode.fit.outliers import outlier_limit, robust_mean
 from dode.fit.plan import FEWER_RUNS, FURTHER_SCALE, RUNS, TEACHER_STEPS, parts, usual_substeps, within_share
+from dode.fit.problem import Problem
 from dode.fit.starts import SOLVERS, Grids, OnPath, best_starts, path_samples, setting_out, undistilled, usual_grids
 from dode.fit.teacher_path import Recorder
 from dode.report import Distillation, Judged, Report
@@ -91,13 +91,12 @@ def distill_students(
         model returned NaN or a wrong shape.
     """
     freedom = _freedom(mode)
-    _check(noise, evaluations, continued, held_out, micro_batch)
+    problem = Problem(denoiser, noise, held_out, micro_batch, extra_args, device, seed, groups, progress, stop)
+    _check_continued(evaluations, continued)
     low, high = sigma_range
     flow = coordinate == "flow"
     make = grids or (lambda steps: usual_grids(steps, low, high, flow))
-    on = torch.device(device) if device is not None else noise.device
-    model = ModelCalls(denoiser, extra_args, on, progress, stop)
-    held, batches = split(len(noise), held_out, micro_batch, seed, groups)
+    model, (held, batches) = problem.model(), problem.split()
     pools = {n: undistilled(n, solvers, make, coordinate) for n in dict.fromkeys(evaluations)}
     targets = Targets(noise, start or (lambda noise, sigma: noise * sigma), torch.empty_like(noise), sigma_range, batches, held)
     if continued is not None:
@@ -318,16 +317,11 @@ def _freedom(mode: str | Freedom) -> Freedom:
     return MODES[mode]
 
 
-def _check(
-    noise: Tensor, evaluations: Sequence[int], continued: Sequence[Parameters] | None, held_out: float, micro_batch: int
-) -> None:
+def _check_continued(evaluations: Sequence[int], continued: Sequence[Parameters] | None) -> None:
     if continued is not None:
         fits = [p.base().evaluations <= n for p, n in zip(continued, evaluations, strict=False)]
         if len(continued) != len(evaluations) or not all(fits):
             raise FitError("continued must hold parameters for each of the numbers of evaluations, in their order.")
-    if not isinstance(noise, Tensor) or noise.ndim < 2 or len(noise) < 2 or not noise.is_floating_point():
-        raise FitError("noise must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
-    check_split(held_out, micro_batch)
 
 
 def _rms(errors: Array) -> float:

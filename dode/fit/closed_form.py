@@ -17,7 +17,7 @@ from dode.correction import Parameters, RowEditor
 from dode.errors import NotFiniteError
 from dode.fit.held_out import squares
 from dode.fit.least_squares import solve_normal_equations
-from dode.fit.model_calls import ModelCalls
+from dode.fit.problem import Problem
 from dode.sampling import Walk
 from dode.tableau import Array, Row, Tableau, Weights
 from dode.teacher import Teacher, trajectory
@@ -67,25 +67,14 @@ class ClosedForm:
     """What all fits on one set of samples share.
 
     Args:
-        model: the model.
-        x: noisy start (N, …).
-        batches, held: as ``dode.fit.held_out.split`` gives them.
+        problem: the model and the samples, noisy starts (N, …).
         sigma_min: as in ``nested_grid``.
         taps, ridge, guard: as in ``distill``.
     """
 
-    def __init__(
-        self,
-        model: ModelCalls,
-        x: Tensor,
-        batches: list[Tensor],
-        held: list[int],
-        sigma_min: float,
-        taps: int,
-        ridge: float,
-        guard: bool,
-    ):
-        self.model, self.x, self.batches, self.held, self.sigma_min = model, x, batches, held, sigma_min
+    def __init__(self, problem: Problem, sigma_min: float, taps: int, ridge: float, guard: bool):
+        self.model, self.x, self.sigma_min = problem.model(), problem.x, sigma_min
+        self.held, self.batches = problem.split()
         self.taps, self.ridge, self.strengths, self.guard = taps, ridge, _STRENGTHS if guard else _STRENGTHS[:1], guard
         self._taught: dict[tuple[Teacher, tuple[float, ...], bool], Targets] = {}
 

@@ -20,8 +20,9 @@ from dode.coordinate import scale_to_unit
 from dode.correction import MAX_TAPS, Parameters, RowEditor
 from dode.errors import FitError, NotFiniteError
 from dode.fit.closed_form import ClosedForm
-from dode.fit.held_out import check_split, split
-from dode.fit.model_calls import ExtraArgs, ModelCalls, Progress
+from dode.fit.held_out import split
+from dode.fit.model_calls import ExtraArgs, Progress
+from dode.fit.problem import Problem
 from dode.methods import build_tableau, get_method
 from dode.report import Distillation, Report
 from dode.sampling import Denoiser
@@ -99,30 +100,15 @@ def distill(
     Raises:
         FitError, GridError, MethodError: unusable settings. ModelError: the model returned NaN or a wrong shape.
     """
+    problem = Problem(denoiser, x, held_out, micro_batch, extra_args, device, seed, groups, progress)
     choice = Choice(method, order, directions, first_step, teacher, half_way)
     return distill_best(
-        denoiser,
-        x,
-        sigmas,
-        [choice],
-        coordinate=coordinate,
-        taps=taps,
-        ridge=ridge,
-        held_out=held_out,
-        guard=guard,
-        micro_batch=micro_batch,
-        extra_args=extra_args,
-        device=device,
-        seed=seed,
-        groups=groups,
-        sigma_min=sigma_min,
-        progress=progress,
+        problem, sigmas, [choice], coordinate=coordinate, taps=taps, ridge=ridge, guard=guard, sigma_min=sigma_min
     )
 
 
 def distill_best(
-    denoiser: Denoiser,
-    x: Tensor,
+    problem: Problem,
     sigmas: Any,
     choices: Sequence[Choice],
     *,
@@ -130,29 +116,32 @@ def distill_best(
     coordinate: str = "log_sigma",
     taps: int = 1,
     ridge: float = 0.0,
-    held_out: float = 0.25,
     guard: bool = True,
-    micro_batch: int = 16,
-    extra_args: ExtraArgs | None = None,
-    device: torch.device | str | None = None,
-    seed: int = 0,
-    groups: Sequence[int] | None = None,
     sigma_min: float = 0.0,
-    progress: Progress | None = None,
 ) -> Distillation:
     """The best of several solvers' D-ODE versions. All are fitted to one teacher, and the one with the least error on the
     fitted samples is then fitted to its own.
 
     Args:
+        problem: the model and the samples.
         choices: what to choose among. With one there is nothing to choose, and no stage "search".
         judge: the teacher to which all are fitted; all must visit the same noise levels.
         The others are those of ``distill``, as is what comes out and is raised.
+
+    Example:
+        >>> from dode.demo.mixture import ring
+        >>> problem = Problem(ring(), 10 * torch.randn(16, 4, dtype=torch.float64))
+        >>> choices = [Choice("euler"), Choice("ipndm")]
+        >>> best = distill_best(problem, [10.0, 3.0, 1.0, 0.3, 0.0], choices, judge=Teacher("ipndm", None, 10))
+        >>> best.report.error_distilled <= best.report.error_base
+        True
     """
-    model = ModelCalls(denoiser, extra_args, torch.device(device) if device is not None else x.device, progress)
-    _check_settings(x, taps, ridge, held_out, micro_batch)
+    if not 1 <= taps <= MAX_TAPS:
+        raise FitError(f"taps must be 1 to {MAX_TAPS}, got {taps}.")
+    if not (np.isfinite(ridge) and ridge >= 0):
+        raise FitError(f"ridge must be 0 or more, got {ridge}.")
     prepared = [_Prepared(choice, sigmas, coordinate) for choice in choices]
-    held, batches = split(len(x), held_out, micro_batch, seed, groups)
-    fit = ClosedForm(model, x, batches, held, sigma_min, taps, ridge, guard)
+    fit = ClosedForm(problem, sigma_min, taps, ridge, guard)
     with torch.no_grad():
         chosen = prepared[0] if judge is None or len(prepared) == 1 else _best(fit, prepared, judge)
         targets = fit.teach(chosen.teacher, chosen.base.levels, chosen.half_way)
@@ -166,16 +155,16 @@ def distill_best(
     report = Report(
         teacher=chosen.teacher,
         teacher_error=check.teacher_error,
-        samples=len(x),
-        held_out=len(held),
-        seed=seed,
+        samples=len(problem.x),
+        held_out=len(fit.held),
+        seed=problem.seed,
         error_base=check.base[-1],
         error_distilled=check.distilled[-1],
         step_errors_base=check.base,
         step_errors_distilled=check.distilled,
         kept=kept,
         strength=check.strength,
-        model_evaluations=dict(model.counts),
+        model_evaluations=dict(fit.model.counts),
     )
     return Distillation(replace(parameters, values=parameters.values * check.strength), report)
 
@@ -251,13 +240,3 @@ def teacher_of(method: str, order: int | None, coordinate: str, name: str | None
     entry = get_method(method)
     chosen = get_method(name or entry.teacher).name
     return Teacher(chosen, order if chosen == entry.name else None, substeps, coordinate)
-
-
-def _check_settings(x: Tensor, taps: int, ridge: float, held_out: float, micro_batch: int) -> None:
-    if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
-        raise FitError("x must be a floating-point batch of at least two samples, (N, …): one is fitted and one judges.")
-    if not 1 <= taps <= MAX_TAPS:
-        raise FitError(f"taps must be 1 to {MAX_TAPS}, got {taps}.")
-    if not (np.isfinite(ridge) and ridge >= 0):
-        raise FitError(f"ridge must be 0 or more, got {ridge}.")
-    check_split(held_out, micro_batch)

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
-
 from dode.errors import FitError
 from dode.fit.distill import Choice, distill_best, planned_evaluations, teacher_of
+from dode.fit.problem import Problem
 from dode.methods import get_method
 from dode.report import Distillation
-from dode.sampling import Denoiser
 from dode.tableau import Directions, Prediction
 from dode.teacher import Teacher
 
@@ -131,23 +129,23 @@ def choices(method: str | None, *, order: int | None = None, **settings: Any) ->
 
 
 def distill_published(
-    denoiser: Denoiser, x: Tensor, sigmas: Any, found: Sequence[Choice], *, coordinate: str = "log_sigma", **settings: Any
+    problem: Problem, sigmas: Any, found: Sequence[Choice], *, coordinate: str = "log_sigma", **settings: Any
 ) -> Distillation:
     """Fit the paper's D- version of a solver, or of the best of several.
 
     Args:
         found: what ``choices`` gives. Several are compared as fitted to one teacher, iPNDM's, unless theirs is the same anyway.
-        denoiser, x, sigmas, coordinate, settings: as in ``dode.fit.distill.distill_best``.
+        problem, sigmas, coordinate, settings: as in ``dode.fit.distill.distill_best``.
 
     Example:
         >>> import torch
         >>> from dode.demo.mixture import ring
-        >>> x = 10 * torch.randn(16, 4, dtype=torch.float64)
-        >>> best = distill_published(ring(), x, [10.0, 3.0, 1.0, 0.3, 0.0], choices(None, prediction="eps"))
+        >>> problem = Problem(ring(), 10 * torch.randn(16, 4, dtype=torch.float64))
+        >>> best = distill_published(problem, [10.0, 3.0, 1.0, 0.3, 0.0], choices(None, prediction="eps"))
         >>> best.report.error_distilled <= best.report.error_base
         True
     """
-    return distill_best(denoiser, x, sigmas, found, judge=_judge(found, coordinate), coordinate=coordinate, **settings)
+    return distill_best(problem, sigmas, found, judge=_judge(found, coordinate), coordinate=coordinate, **settings)
 
 
 def planned(sigmas: Any, found: Sequence[Choice], *, samples: int, coordinate: str, **settings: Any) -> dict[str, int]:

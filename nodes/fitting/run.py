@@ -14,6 +14,7 @@ from dode.fit.distill import Choice
 from dode.fit.paper import SAMPLES, choices, distill_published
 from dode.fit.paper import planned as planned_paper
 from dode.fit.plan import planned, usual_samples
+from dode.fit.problem import Problem
 from dode.fit.starts import SOLVERS, usual_grids
 from dode.methods import build_tableau
 from dode.report import Distillation, Judged
@@ -76,8 +77,8 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     picked = choices(settings.method, prediction=info.prediction, coordinate=coordinate, **settings.choices)
     grid = stock_start(task.model, picked[0].method, picked[0].order, sigmas).tolist()
     lowest = float(task.model.get_model_object("model_sampling").sigma_min)
-    plan: dict[str, Any] = {"sigma_min": lowest, "seed": task.seed, "groups": task.prompts}
-    planned_here = planned_paper(grid, picked, samples=task.samples, coordinate=coordinate, **plan)
+    split: dict[str, Any] = {"seed": task.seed, "groups": task.prompts}
+    planned_here = planned_paper(grid, picked, samples=task.samples, coordinate=coordinate, sigma_min=lowest, **split)
     progress = Progress(task.model, place, [planned_here], planned_later(len(grid) - 1, task.samples, judged=False))
     visited = list(build_tableau(picked[0].method, grid, picked[0].order, coordinate).levels)
     teachers = _teacher_levels(picked, visited, lowest)
@@ -90,20 +91,16 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
 
     def body(inside: Inside) -> None:
         inside.try_model(task, (teachers[0][0], teachers[0][len(teachers[0]) // 2]))
-        result = distill_published(
+        problem = Problem(
             inside.denoiser,
             inside.start(inside.noise, float(sigmas[0])),
-            grid,
-            picked,
-            coordinate=coordinate,
-            **plan,
-            **settings.options,
             micro_batch=task.at_once,
             extra_args=lambda samples: {"samples": samples},
             device=inside.device,
             progress=progress,
+            **split,
         )
-        found.append(result)
+        found.append(distill_published(problem, grid, picked, coordinate=coordinate, sigma_min=lowest, **settings.options))
 
     run_inside(task, sigmas, False, sigma_list, progress, body)
     progress.finish()
