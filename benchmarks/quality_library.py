@@ -2,8 +2,9 @@
 
     COMFYUI_DIR=… python -m benchmarks.quality_library --output OUT
 
-Each model in turn is left out. A sampler is fitted on the other models together, and of the pairs of solver and schedule the
-one that is best on them (geometric mean of errors) is taken; both run on the left-out model's test noise. Below 1 the table is
+Each model in turn is left out. A sampler is fitted on the other models together (a further guidance scale goes on from the
+first one's, as in Distill Sampler), and of the pairs of solver and schedule the one that is best on them (geometric mean of
+errors) is taken; both run on the left-out model's test noise. Below 1 the table is
 the better one. "here": the sampler of the default fit on the model itself, where the report has one.
 """
 
@@ -12,7 +13,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.quality_cells import Plan, Trial, fit, restored, run_parameters,
 from benchmarks.quality_report import geometric_mean, table
 from benchmarks.stock_search import candidates, run_stock
 from dode.correction import Parameters
+from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, save_parameters
 from dode.report import Distillation
 
 SOLVERS = ("ipndm(2)", "ipndm(3)", "ipndm_v(3)", "dpmpp_2m", "deis(3)", "gradient_estimation", "uni_pc_bh2", "res_multistep")
@@ -34,11 +36,11 @@ Errors = dict[str, dict[str, float]]  # by pair, and by model
 REPORT = Path(__file__).parent / "quality_default" / "quality.json"
 
 
-def tables(cells: list[dict[str, Any]], guidance: float, evaluations: int, models: list[str]) -> dict[str, Parameters]:
-    """The report's samplers for a guidance scale and number of evaluations, by the model that they were fitted on."""
+def fitted_there(cells: list[dict[str, Any]], guidance: float, evaluations: int) -> dict[str, Parameters]:
+    """The samplers of a report for a guidance scale and number of evaluations, by the model that they were fitted on."""
     found: dict[str, Parameters] = {}
     for cell in cells:
-        if (cell["guidance"], cell["evaluations"]) == (guidance, evaluations) and cell["model"] in models:
+        if (cell["guidance"], cell["evaluations"]) == (guidance, evaluations):
             fitted = cell["distilled"]["balanced"]
             found[cell["model"]] = restored((fitted.get("turns") or [fitted])[0]["parameters"])
     return found
@@ -63,37 +65,53 @@ def error_of(on: Trial, parameters: Parameters, evaluations: int) -> float:
     return float(score(run_parameters(on, parameters, evaluations), on.reference)["error"])
 
 
-def generic(models: Sequence[BenchModel], guidance: float, evaluations: int, samples: int) -> Distillation:
-    """A sampler fitted on several models together, with so many samples of each."""
-    plan = Plan((), (), (), samples * len(models), 0)
-    return fit(joined(models), guidance, plan, "balanced", evaluations=(evaluations,))[0]
+def generic(models: Sequence[BenchModel], guidances: Sequence[float], evaluations: int, samples: int) -> list[Distillation]:
+    """Samplers fitted on several models together, with so many samples of each, one for each guidance scale. Each goes on from
+    the one before, so that those between them can be interpolated."""
+    plan, found = Plan((), (), (), samples * len(models), 0), list[Distillation]()
+    for guidance in guidances:
+        continued = [found[-1].parameters] if found else None
+        found += fit(joined(models), guidance, plan, "balanced", evaluations=(evaluations,), continued=continued)
+    return found
 
 
-def compared(
-    trials: Mapping[str, Trial], here: Mapping[str, Parameters], evaluations: int, samples: int
-) -> Iterator[dict[str, Any]]:
-    """A row for each model."""
-    of_pairs: Errors = {}
-    for model, on in trials.items():
-        for name, error in pairs(on, evaluations).items():
-            of_pairs.setdefault(name, {})[model] = error
-    for model, on in trials.items():
-        others = [other.model for name, other in trials.items() if name != model]
-        error = error_of(on, generic(others, on.guidance, evaluations, samples).parameters, evaluations)
-        pair = best_without(of_pairs, model)
-        row = {"model": model, "table's error": error, "pair": pair, "pair's error": of_pairs[pair][model]}
-        known = error_of(on, here[model], evaluations) if model in here else None
-        yield row | {"ratio": error / of_pairs[pair][model], "here": known}
+def compared(options: argparse.Namespace, evaluations: int) -> list[dict[str, Any]]:
+    """A row for each guidance scale and model."""
+    guidances, rows = options.guidance, []
+    models = {name: MODELS[name](torch.device("cpu")) for name in options.models}
+    left_out = {
+        name: generic([models[other] for other in models if other != name], guidances, evaluations, options.fit_samples)
+        for name in models
+    }
+    cells = json.loads(options.report.read_text(encoding="utf-8"))["cells"]
+    for number, guidance in enumerate(guidances):
+        plan = Plan((), (guidance,), (), 0, options.test_samples, kept=options.references)
+        trials = {name: trial(model, guidance, plan) for name, model in models.items()}
+        here, of_pairs = fitted_there(cells, guidance, evaluations), Errors()
+        for model, on in trials.items():
+            for name, error in pairs(on, evaluations).items():
+                of_pairs.setdefault(name, {})[model] = error
+        for model, on in trials.items():
+            error, pair = error_of(on, left_out[model][number].parameters, evaluations), best_without(of_pairs, model)
+            row = {"guidance": guidance, "NFE": evaluations, "model": model, "table's error": error, "pair": pair}
+            row |= {"pair's error": of_pairs[pair][model], "ratio": error / of_pairs[pair][model]}
+            rows.append(row | {"here": error_of(on, here[model], evaluations) if model in here else None})
+            print(rows[-1], flush=True)
+    return rows
 
 
-def cell(options: argparse.Namespace, cells: list[dict[str, Any]], wanted: tuple[float, int]) -> list[dict[str, Any]]:
-    """The rows of a guidance scale and a number of evaluations."""
-    guidance, evaluations = wanted
-    plan = Plan((), (guidance,), (), 0, options.test_samples, kept=options.references)
-    trials = {name: trial(MODELS[name](torch.device("cpu")), guidance, plan) for name in options.models}
-    here = tables(cells, guidance, evaluations, options.models)
-    found = compared(trials, here, evaluations, options.fit_samples)
-    return [{"guidance": guidance, "NFE": evaluations, **row} for row in found]
+def write_generic(options: argparse.Namespace) -> None:
+    """The file of samplers fitted on all the models."""
+    models = [MODELS[name](torch.device("cpu")) for name in options.models]
+    fitted = {n: generic(models, options.guidance, n, options.fit_samples) for n in options.evaluations}
+    entries = [
+        Entry(found.parameters, ModelInfo(prediction=models[0].sampling), guidance, found.report, {"models": options.models})
+        for n in options.evaluations
+        for guidance, found in zip(options.guidance, fitted[n], strict=True)
+    ]
+    notes = f"For models of noise prediction that have no file of their own; fitted on {', '.join(options.models)} together."
+    save_parameters(options.write, ParameterFile(tuple(entries), "D-ODE", "CC0-1.0", notes), overwrite=True)
+    print(options.write)
 
 
 def main() -> None:
@@ -107,19 +125,19 @@ def main() -> None:
     parser.add_argument("--fit-samples", type=int, default=64, help="of each model")
     parser.add_argument("--test-samples", type=int, default=128)
     parser.add_argument("--references", type=Path, metavar="DIR", help="keep converged solutions there, and use those that are")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="no measurement: fit on all the models, and write the file")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmark_output"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     command, began = shlex.join(["python", "-m", "benchmarks.quality_library", *sys.argv[1:]]), time.time()
-    cells = json.loads(options.report.read_text(encoding="utf-8"))["cells"]
-    rows: list[dict[str, Any]] = []
-    wanted = [(guidance, n) for guidance in options.guidance for n in options.evaluations]
+    if options.write:
+        write_generic(options)
+        return
     with ProcessPoolExecutor(options.processes, initializer=torch.set_num_threads, initargs=(options.threads,)) as pool:
-        for found in pool.map(partial(cell, options, cells), wanted):
-            rows += found
-            print(*found, sep="\n", flush=True)
+        rows = [row for found in pool.map(partial(compared, options), options.evaluations) for row in found]
+    rows.sort(key=lambda row: (row["guidance"], row["NFE"]))
     content = {"command": command, "machine": torch_settings("cpu"), "seconds": time.time() - began, "rows": rows}
     heads = list(rows[0])
     body = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in row.items()] for row in rows]
