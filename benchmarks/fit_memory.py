@@ -1,6 +1,6 @@
 """Main memory that a fit takes for large latents, and its own work beside the model.
 
-    python -m benchmarks.fit_memory > benchmarks/fit_memory.md
+    python -m benchmarks.fit_memory > benchmarks/results/fit_memory.md
 
 The model here is a few elementwise operations, so that nearly all of the time is the fit's own; it is compared with calls of 20
 ms each. Each latent runs in a process of its own: the peak of its resident memory, less what Python, torch and the pack have

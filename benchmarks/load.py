@@ -1,6 +1,6 @@
 """What the pack costs in a real ComfyUI: many queued runs, and a fit on latents of the usual sizes.
 
-    python -m benchmarks.load > benchmarks/load.md
+    python -m benchmarks.load > benchmarks/results/load.md
 
 The first part queues runs that mix all nodes and watches the server's memory. The second distills on latents of Stable
 Diffusion's sizes with a network that is thousands of times cheaper than a real one, and measures what is left when the host's

@@ -1,6 +1,6 @@
 """What a table costs beside the stock sampler of the same name, with a model that does nothing.
 
-    COMFYUI_DIR=… python -m benchmarks.overhead > benchmarks/overhead.md
+    COMFYUI_DIR=… python -m benchmarks.overhead > benchmarks/results/overhead.md
 
 Whole sampling loops, wall time: stock, the table, and the table distilled, in turn, many times over; the figure is the median
 of the ratios of neighbouring runs, so that what else the machine does falls on all three alike. Memory is the most that a run

@@ -1,4 +1,4 @@
-"""Who imports whom in ``dode`` and ``nodes``: a module imports from lower floors, and a folder's modules from each other.
+"""Who imports whom in ``dode``, ``nodes`` and ``benchmarks``: a module imports from lower floors, and a folder's modules from each other.
 
     python -m tests.floors
 
@@ -39,6 +39,13 @@ FLOORS = {
         ("sampler", "ksampler"),
         ("distill", "compare", "parameters"),
         ("extension",),
+    ),
+    "benchmarks": (
+        ("reports", "fit_memory", "overhead", "load"),
+        ("models",),
+        ("peers",),
+        ("quality",),
+        ("paper",),
     ),
 }
 Arrows = set[tuple[str, str]]

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import paper
-from benchmarks.models import MODELS, BenchModel, exemplars, gaussians
-from benchmarks.paper_studies import draw, path_of
-from benchmarks.photos import patches
-from benchmarks.prompts import COUNT, Draw, drawings, prompts
-from benchmarks.quality_cells import (
+from benchmarks.models.bench_models import MODELS, BenchModel, exemplars, gaussians
+from benchmarks.models.photos import patches
+from benchmarks.models.prompts import COUNT, Draw, drawings, prompts
+from benchmarks.models.sparse import sparse
+from benchmarks.models.trained import TRAINED, trained_network, weights
+from benchmarks.paper import comparison as paper
+from benchmarks.paper.studies import draw, path_of
+from benchmarks.quality.cells import (
     Plan,
     described,
     fit,
@@ -27,12 +29,10 @@ from benchmarks.quality_cells import (
     squares,
     trial,
 )
-from benchmarks.quality_plots import error_over
-from benchmarks.quality_report import geometric_mean, markdown, merged
-from benchmarks.quality_residual import DESIGNS, correction
-from benchmarks.sparse import sparse
-from benchmarks.stock_search import candidates, left_out, run_stock, run_table, search
-from benchmarks.trained import TRAINED, trained_network, weights
+from benchmarks.quality.plots import error_over
+from benchmarks.quality.report import geometric_mean, markdown, merged
+from benchmarks.quality.stock_search import candidates, left_out, run_stock, run_table, search
+from benchmarks.quality.studies.residual import DESIGNS, correction
 from dode.correction import Parameters
 from dode.fit.free_parameters import Freedom
 from dode.fit.held_out import rms

@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import quality_budget, quality_limit
-from benchmarks.bespoke import AllNumbers, bespoke, preconditioner
-from benchmarks.differentiable import Spending, dense_weights, softened, solver_on
-from benchmarks.models import BenchModel
-from benchmarks.peers import (
+from benchmarks.models.bench_models import BenchModel
+from benchmarks.peers.bespoke import AllNumbers, bespoke, preconditioner
+from benchmarks.peers.differentiable import Spending, dense_weights, softened, solver_on
+from benchmarks.peers.published import (
     Discretization,
     cheapest_path,
     compensated,
@@ -27,7 +26,8 @@ from benchmarks.peers import (
     step_costs,
     teacher_ends,
 )
-from benchmarks.quality_cells import Plan, described
+from benchmarks.quality.cells import Plan, described
+from benchmarks.quality.studies import budget, limit
 from dode.correction import Parameters
 from dode.methods import build_tableau
 from dode.sampling import sample
@@ -276,7 +276,7 @@ def _options(folder: Path, **more: Any) -> argparse.Namespace:
 
 def test_studies_keep_what_they_measured_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(MODEL, reference_steps=20)
-    monkeypatch.setitem(quality_budget.MODELS, "tiny", lambda device: model)
+    monkeypatch.setitem(budget.MODELS, "tiny", lambda device: model)
     plan = Plan((4,), (2.0,), (), 8, 8)
 
     def search(*arguments: Any) -> Any:
@@ -285,20 +285,20 @@ def test_studies_keep_what_they_measured_before(tmp_path: Path, monkeypatch: pyt
     def record(best: Any, reference: Tensor) -> dict[str, Any]:
         return {"name": "euler karras", "error": 1.0}
 
-    monkeypatch.setattr(quality_budget, "search", search)
-    monkeypatch.setattr(quality_budget, "stock_record", record)
+    monkeypatch.setattr(budget, "search", search)
+    monkeypatch.setattr(budget, "stock_record", record)
     short = {
-        "gits": replace(quality_budget.METHODS["gits"], settings=({"samples": 4, "teacher_steps": 20},)),
-        "bns": replace(quality_budget.METHODS["bns"], settings=({"samples": 4, "steps": 2, "batch": 2},)),
+        "gits": replace(budget.METHODS["gits"], settings=({"samples": 4, "teacher_steps": 20},)),
+        "bns": replace(budget.METHODS["bns"], settings=({"samples": 4, "steps": 2, "batch": 2},)),
     }
-    monkeypatch.setattr(quality_budget, "METHODS", short)
+    monkeypatch.setattr(budget, "METHODS", short)
 
     def save(result: dict[str, Any], text: str) -> None:
         (tmp_path / "budget.json").write_text(json.dumps(result))
         (tmp_path / "budget.md").write_text(text)
 
     for methods in (["gits"], ["bns"], ["bns"]):
-        quality_budget.budget(_options(tmp_path, methods=methods), plan, save)
+        budget.budget(_options(tmp_path, methods=methods), plan, save)
     result = json.loads((tmp_path / "budget.json").read_text())
     assert [row["method"] for row in result["rows"]] == ["gits", "bns"]
     assert all(row["evaluations"] == row["forward"] + 2 * row["backward"] for row in result["rows"])
@@ -308,8 +308,8 @@ def test_studies_keep_what_they_measured_before(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_limit_is_measured_once_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(quality_limit.MODELS, "tiny", lambda device: replace(MODEL, reference_steps=20))
-    monkeypatch.setattr(quality_limit, "_STEPS", {"quick": (2, 3)})
+    monkeypatch.setitem(limit.MODELS, "tiny", lambda device: replace(MODEL, reference_steps=20))
+    monkeypatch.setattr(limit, "_STEPS", {"quick": (2, 3)})
     cells = [
         {
             **{"model": "tiny", "guidance": 2.0, "evaluations": 4, "stock": {"error": 0.3}},
@@ -325,7 +325,7 @@ def test_the_limit_is_measured_once_a_cell(tmp_path: Path, monkeypatch: pytest.M
 
     options = _options(tmp_path, shortlist=tmp_path / "quality.json")
     for _ in range(2):
-        quality_limit.limit(options, Plan((4,), (2.0,), (), 16, 8), save)
+        limit.limit(options, Plan((4,), (2.0,), (), 16, 8), save)
     assert len(saved) == 1
     (row,) = json.loads((tmp_path / "limit.json").read_text())["rows"]
     assert row["limit"] < row["ours"]
