@@ -100,7 +100,7 @@ class RowEditor:
     def take(self, row: Row, values: Sequence[float] | Array, guidance: Sequence[float] | Array = ()) -> Row:
         """Add the corrections of the row just begun, ``values`` (taps,) and ``guidance`` (taps,), newest first; what is beyond
         those at hand is not used. Returns the row as it is taken."""
-        weights, added, base = dict(row.weights), dict(row.guidance), row.base
+        weights, added, base = dict(row.weights), dict(row.guidance_weights), row.base
         for value, difference in zip(values, self._differences, strict=False):
             for index, weight in difference if value else ():
                 if index == BASE:
@@ -112,7 +112,7 @@ class RowEditor:
         for k, value in enumerate(guidance[: newest + 1]):
             if value:
                 added[newest - k] = added.get(newest - k, 0.0) + float(value) * h
-        row = replace(row, weights=tuple(sorted(weights.items())), guidance=tuple(sorted(added.items())), base=base)
+        row = replace(row, weights=tuple(sorted(weights.items())), guidance_weights=tuple(sorted(added.items())), base=base)
         self._converter.append(row)
         return row
 
@@ -170,7 +170,7 @@ class Parameters:
         values: λ, float64 (rows of the solver's table, taps); zero where a row has no such difference yet. In the first row it
             is that of the noisy start, in "noise" and "slopes" only.
         coordinate: the half log-SNR of the model's schedule, as in ``build_tableau``.
-        guidance: γ, float64 (rows, taps), weights of the guidance directions, newest first; None or zero without that channel.
+        guidance: γ, float64 (rows, taps), weights of the guidance differences, newest first; None or zero without that channel.
         model_sigmas: the noise level that the model is told at each evaluation, (NFE,); None where it is the true one.
 
     Raises:

@@ -23,11 +23,11 @@ class Guided(NamedTuple):
 
     Attributes:
         denoised: what guidance makes of the two, D_uncond + w · (D_cond - D_uncond).
-        guidance: their difference D_cond - D_uncond.
+        difference: their difference D_cond - D_uncond.
     """
 
     denoised: Tensor
-    guidance: Tensor
+    difference: Tensor
 
 
 class Walk:
@@ -40,30 +40,30 @@ class Walk:
         self.base, self.sigma, self.guided = x, sigma, guided
         self.prediction: Prediction = prediction
         self.outputs: dict[int, Tensor] = {}
-        self.directions: dict[int, Tensor] = {}
+        self.differences: dict[int, Tensor] = {}
         self.evaluations = 0
 
     def copy(self) -> "Walk":
         """The walk as it stands; going on with one of the two leaves the other where it is."""
         other = Walk(self.base, self.sigma, self.prediction, self.guided)
-        other.outputs, other.directions, other.evaluations = dict(self.outputs), dict(self.directions), self.evaluations
+        other.outputs, other.differences, other.evaluations = dict(self.outputs), dict(self.differences), self.evaluations
         return other
 
     def record(self, y: Tensor, sigma: float, output: Tensor | Guided) -> Tensor:
         """Take the model's output for ``y`` at noise level sigma; returns the denoised tensor."""
-        denoised, direction = output if isinstance(output, Guided) else (output, None)
-        if self.guided and direction is None:
+        denoised, difference = output if isinstance(output, Guided) else (output, None)
+        if self.guided and difference is None:
             raise ModelError(
                 "These parameters weigh the conditional and the unconditional output, and this model gives only one of them. "
                 "Use a guidance scale other than 1, or parameters that were fitted without the guidance channel."
             )
-        for tensor in (denoised,) if direction is None else (denoised, direction):
+        for tensor in (denoised,) if difference is None else (denoised, difference):
             if not isinstance(tensor, Tensor) or tensor.shape != y.shape:
                 got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise ModelError(f"The denoiser must return a tensor shaped like its input {tuple(y.shape)}, got {got}.")
         self.outputs[self.evaluations] = denoised if self.prediction == "data" else (y - denoised).div_(sigma)
-        if self.guided and direction is not None:
-            self.directions[self.evaluations] = direction
+        if self.guided and difference is not None:
+            self.differences[self.evaluations] = difference
         self.evaluations += 1
         return denoised
 
@@ -81,8 +81,8 @@ class Walk:
             y = self.base * scale
         for index, weight in weights:
             y.add_(self.outputs[index], alpha=weight)
-        for index, weight in row.guidance:
-            y.add_(self.directions[index], alpha=weight)
+        for index, weight in row.guidance_weights:
+            y.add_(self.differences[index], alpha=weight)
         return y
 
     def weigh(self, weights: Weights) -> Tensor:
@@ -101,7 +101,7 @@ class Walk:
         """Drop the outputs that no row after this one refers to."""
         for index in [i for i in self.outputs if last_use[i] <= number]:
             del self.outputs[index]
-            self.directions.pop(index, None)
+            self.differences.pop(index, None)
 
 
 def drive(

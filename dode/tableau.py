@@ -80,7 +80,7 @@ class Row:
         weights: pairs (index of an evaluation, weight), ascending in the index.
         evaluate: the model is evaluated at the result.
         commit: the result becomes the base of the rows after it; this ends a step.
-        guidance: weights of the guidance directions G, pairs like ``weights``.
+        guidance_weights: of the guidance differences G, pairs like ``weights``.
         base: what x_base is multiplied by, beside the form's own factor. Where it is not 1 the weights may have any sum.
     """
 
@@ -88,7 +88,7 @@ class Row:
     weights: Weights
     evaluate: bool = True
     commit: bool = True
-    guidance: Weights = ()
+    guidance_weights: Weights = ()
     base: float = 1.0
 
 
@@ -141,14 +141,14 @@ class Tableau:
         if base <= 0:
             raise TableauError(f"Row {number} starts from sigma 0: there is nothing left to integrate.")
         total = size = 0.0
-        for history in (row.weights, row.guidance):
+        for history in (row.weights, row.guidance_weights):
             last = -1
             for index, weight in history:
                 if not last < index < evaluations:
                     raise TableauError(
                         f"Row {number} refers to evaluation {index}: out of order, or beyond the {evaluations} made so far."
                     )
-                if history is row.guidance and not math.isfinite(weight):
+                if history is row.guidance_weights and not math.isfinite(weight):
                     raise TableauError(f"Row {number} has the guidance weight {weight} for evaluation {index}.")
                 last = index
         for _, weight in row.weights:
@@ -171,8 +171,8 @@ class Tableau:
 
     @cached_property
     def guided(self) -> bool:
-        """Whether any row uses guidance directions."""
-        return any(row.guidance for row in self.rows)
+        """Whether any row weighs guidance differences."""
+        return any(row.guidance_weights for row in self.rows)
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
@@ -189,7 +189,7 @@ class Tableau:
         """For each evaluation, the last row that refers to it (-1 if none does)."""
         last = [-1] * self.evaluations
         for number, row in enumerate(self.rows):
-            for index, _ in (*row.weights, *row.guidance):
+            for index, _ in (*row.weights, *row.guidance_weights):
                 last[index] = number
         return tuple(last)
 
@@ -222,7 +222,7 @@ class Converter:
         self._sigma = base.sigma  # of the current base point
         self._evaluations = 1
         self._shifted = False
-        # Where points lie, as combinations of the outputs in the target form and, after those, of the guidance directions:
+        # Where points lie, as combinations of the outputs in the target form and, after those, of the guidance differences:
         # x/σ minus its start for "data", x for "noise".
         self._position = np.zeros(2 * base.evaluations)
         self._positions = [self._position]
@@ -241,7 +241,7 @@ class Converter:
         for index, weight in row.weights:
             total += weight * (self._positions[index] - self._position)
             total[index] -= weight * sigmas[index] if self._prediction == "noise" else weight / sigmas[index]
-        for index, weight in row.guidance:
+        for index, weight in row.guidance_weights:
             total[count + index] += weight
         return Row(row.sigma, sparse(total[:count]), row.evaluate, row.commit, sparse(total[count:]), row.base)
 
@@ -253,7 +253,7 @@ class Converter:
         if self._base.prediction != self._prediction:
             position, count = self._position.copy(), self._base.evaluations
             scale = 1.0 if self._prediction == "noise" or not row.sigma else 1 / row.sigma
-            for index, weight in (*row.weights, *((count + index, weight) for index, weight in row.guidance)):
+            for index, weight in (*row.weights, *((count + index, weight) for index, weight in row.guidance_weights)):
                 position[index] += weight * scale
             if row.evaluate:
                 self._positions.append(position)

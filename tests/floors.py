@@ -1,4 +1,5 @@
-"""Who imports whom in ``dode``, ``nodes`` and ``benchmarks``: a module imports from lower floors, and a folder's modules from each other.
+"""Who imports whom in ``dode``, ``nodes`` and ``benchmarks``: a module imports from lower floors, and a folder's modules from
+each other.
 
     python -m tests.floors
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.models.bench_models import MODELS, BenchModel, exemplars, gaussians
+from benchmarks.models.bench_models import MODELS, BenchModel, exemplars, gaussians, joined
 from benchmarks.models.photos import patches
 from benchmarks.models.prompts import COUNT, Draw, drawings, prompts
 from benchmarks.models.sparse import sparse
@@ -32,8 +32,11 @@ from benchmarks.quality.cells import (
 from benchmarks.quality.plots import error_over
 from benchmarks.quality.report import geometric_mean, markdown, merged
 from benchmarks.quality.stock_search import candidates, left_out, run_stock, run_table, search
+from benchmarks.quality.studies.parts import CHANGES
 from benchmarks.quality.studies.residual import DESIGNS, correction
+from benchmarks.reports import as_json
 from dode.correction import Parameters
+from dode.fit.all_numbers import MODES
 from dode.fit.free_parameters import Freedom
 from dode.fit.held_out import rms
 from dode.methods import build_tableau
@@ -270,3 +273,30 @@ def test_trajectories_are_drawn(flow: BenchModel, tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000
     states = path_of(flow, 1.0, build_tableau("euler", schedule("linear", 5, flow.sigma_min, flow.sigma_max)), 0)
     assert len(states) == 6
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_every_part_that_a_study_takes_away_is_there(change: dict[str, Any]) -> None:
+    freedom = Freedom(**{key: value for key, value in change.items() if key != "groups"})
+    assert (freedom == MODES["balanced"]) == (set(change) <= {"groups"})
+
+
+def test_a_report_has_a_line_a_row_and_no_more_digits_than_it_is_good_for() -> None:
+    rows = [{"error": 0.12345678, "pair": "euler karras", "sigmas": [14.614643, 0.0]}, {"error": None}]
+    text = as_json({"command": "python", "rows": rows})
+    assert json.loads(text)["rows"][0] == {"error": 0.123457, "pair": "euler karras", "sigmas": [14.6146, 0.0]}
+    assert len(text.splitlines()) == 2 + 1 + 2 + 2
+
+
+def test_models_joined_are_each_called_with_their_own_samples() -> None:
+    two = [exemplars(CPU), gaussians(CPU)]
+    both = joined(two)
+    noise, labels = both.noise(6, 0), both.extra_args(both.fit_prompts)(torch.arange(6))["labels"]
+    sigma = torch.full((6,), 3.0)
+    found = both.fit_denoiser(2.0)(3 * noise, sigma, labels)
+    for i in range(6):
+        own = two[i % 2].fit_denoiser(2.0)(3 * noise[i : i + 1], sigma[:1], torch.tensor([i // 2]))
+        for mine, its in zip(found, own, strict=True):
+            torch.testing.assert_close(mine[i : i + 1], its, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="not of one shape"):
+        joined([two[0], replace(two[1], sigma_max=80.0)])

@@ -92,7 +92,7 @@ def test_both_outputs_are_those_of_two_calls() -> None:
     assert isinstance(conditional, torch.Tensor)
     assert isinstance(null, torch.Tensor)
     assert isinstance(mixed, torch.Tensor)
-    torch.testing.assert_close(found.guidance, conditional - null, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.difference, conditional - null, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.denoised, null + 3 * (conditional - null), rtol=0, atol=1e-4)
     assert torch.equal(mixed, found.denoised)
     assert isinstance(model(x, sigma, context, 1.0, both=True), torch.Tensor)

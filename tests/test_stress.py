@@ -38,7 +38,7 @@ def fit(kind: str, denoiser: Denoiser, x: Tensor | None = None, **more: Any) -> 
     if kind in ("paper", "multi-tap"):
         options = {"taps": 1} if kind == "paper" else {"taps": 3, "ridge": 0.0}
         return distill(denoiser, x * HIGH, SIGMAS, teacher=Teacher("euler", substeps=3), micro_batch=3, **options, **more)
-    freedom = {"balanced": Freedom(), "best": Freedom(taps=16, guidance=16, starts=2, again=1)}[kind]
+    freedom = {"balanced": Freedom(), "best": Freedom(taps=16, guidance_taps=16, starts=2, again=1)}[kind]
     options = {"solvers": ("ipndm", "dpmpp_2m"), "teacher": Teacher("euler", substeps=3), "micro_batch": 3}
     return distill_students(denoiser, x, evaluations=[4], sigma_range=(LOW, HIGH), mode=freedom, **options, **more)[0]
 

@@ -48,7 +48,7 @@ def guided(x: Tensor, sigma: Tensor) -> Guided:
 def eightfold(x: Tensor, sigma: Tensor) -> Guided:
     """Eight independent rings, 32 dimensions: as many directions as a fit wants."""
     parts = [guided(part, sigma) for part in x.split(4, dim=1)]
-    return Guided(torch.cat([part.denoised for part in parts], 1), torch.cat([part.guidance for part in parts], 1))
+    return Guided(torch.cat([part.denoised for part in parts], 1), torch.cat([part.difference for part in parts], 1))
 
 
 def fit(denoiser: Any, count: int = 32, evaluations: tuple[int, ...] = (5,), coordinate: str = "log_sigma", **more: Any) -> Any:
@@ -105,7 +105,7 @@ def test_derivatives_are_those_of_whole_runs(method: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(f"dode.fit.derivatives.{name}", 1e-6)
     grid = (20.0, 5.0, 1.5, 0.4, 0.0)
     start = Parameters(method, 2, "data", grid, np.zeros((len(build_tableau(method, grid, 2).rows), 1)))
-    free = FreeParameters(start, Freedom(taps=2, guidance=2, model_sigmas=True), True, (0.02, 20.0))
+    free = FreeParameters(start, Freedom(taps=2, guidance_taps=2, model_sigmas=True), True, (0.02, 20.0))
     free.steps = free.steps * 1e-4
     offsets = np.random.default_rng(0).normal(size=len(free.names)) * 0.03
     offsets[[name == ("sigma", 0, 0) for name in free.names]] = -0.1
@@ -289,7 +289,7 @@ def test_derivatives_cost_what_the_plan_says() -> None:
     grid = schedule("karras", 5, 0.02, 20.0)
     start = Parameters("dpmpp_2m", 2, "data", tuple(grid.tolist()), np.zeros((5, 1)))
     targets = Targets(wide, START, wide, (0.02, 20.0), [torch.arange(3)], [])
-    for freedom in (Freedom(), Freedom(directions=3), Freedom(grid=False, start=False, model_sigmas=False)):
+    for freedom in (Freedom(), Freedom(derivatives=3), Freedom(grid=False, start=False, model_sigmas=False)):
         seen.clear()
         model = ModelCalls(watched, None, torch.device("cpu"), None)
         model.enter("refine", 0)

@@ -26,7 +26,7 @@ class AllNumbers:
     """The numbers of a table with one row an evaluation, as offsets from it: one vector θ, (P,).
 
     In this order: for each row the λ of every difference of successive outputs (in units of the row's increment), for each row
-    the γ of every guidance direction (likewise; none without guidance), ln σ of each evaluation, and of what the model is told
+    the γ of every guidance difference (likewise; none without guidance), ln σ of each evaluation, and of what the model is told
     there the distance from it in ln σ. θ = 0 is the table itself.
     """
 
@@ -43,7 +43,7 @@ class AllNumbers:
         self.shares = torch.from_numpy(dense_weights(data) / increments[:, None])
         directions = np.zeros((count, count))
         for number, row in enumerate(data.rows):
-            for index, weight in row.guidance:
+            for index, weight in row.guidance_weights:
                 directions[number, index] = weight / increments[number]
         self.directions = torch.from_numpy(directions)
         self.told = torch.from_numpy(np.log(np.array(data.model_sigmas or levels) / levels))

@@ -40,7 +40,7 @@ class SoftTableau:
             sigma, weights = _number(row.sigma), {index: _number(weight) for index, weight in row.weights}
             newest = max(weights)
             weights[newest] = 1 - sigma / base - sum(weight for index, weight in weights.items() if index != newest)
-            guidance = tuple((index, _number(weight)) for index, weight in row.guidance)
+            guidance = tuple((index, _number(weight)) for index, weight in row.guidance_weights)
             rows.append(Row(sigma, tuple(sorted(weights.items())), row.evaluate, row.commit, guidance))
             base = sigma if row.commit else base
         found, told = Tableau(start, tuple(rows)), tuple(self.model_sigmas.tolist())
@@ -58,7 +58,7 @@ def softened(tableau: Tableau) -> SoftTableau:
     def pairs(weights: Sequence[tuple[int, float]]) -> Any:
         return tuple((index, _scalar(weight)) for index, weight in weights)
 
-    rows = tuple(Row(_scalar(r.sigma), pairs(r.weights), r.evaluate, r.commit, pairs(r.guidance)) for r in data.rows)  # type: ignore[arg-type]
+    rows = tuple(Row(_scalar(r.sigma), pairs(r.weights), r.evaluate, r.commit, pairs(r.guidance_weights)) for r in data.rows)  # type: ignore[arg-type]
     told = torch.tensor(data.model_sigmas or data.evaluation_sigmas, dtype=torch.float64)
     return SoftTableau(_scalar(data.sigma), rows, told)
 
@@ -72,14 +72,14 @@ class SoftWalk(Walk):
 
     def combine(self, row: Row) -> Tensor:
         y = self.base * (row.sigma / self.sigma).to(self.base)  # type: ignore[attr-defined]
-        for kept, weights in ((self.outputs, row.weights), (self.directions, row.guidance)):
+        for kept, weights in ((self.outputs, row.weights), (self.differences, row.guidance_weights)):
             for index, weight in weights:
                 y = y + kept[index] * weight.to(y)  # type: ignore[attr-defined]
         return y
 
     def copy(self) -> "SoftWalk":
         other = SoftWalk(self.base, self.sigma, self.prediction, self.guided)
-        other.outputs, other.directions, other.evaluations = dict(self.outputs), dict(self.directions), self.evaluations
+        other.outputs, other.differences, other.evaluations = dict(self.outputs), dict(self.differences), self.evaluations
         return other
 
 
@@ -116,7 +116,7 @@ class Spending:
         """A walk of these samples, evaluated once, and what evaluates it further; ``noise`` replaces theirs."""
         denoiser = self.on(samples)
         unit = self.noise[samples] if noise is None else noise
-        walk = SoftWalk(unit * table.sigma.to(unit), table.sigma, "data", any(row.guidance for row in table.rows))  # type: ignore[arg-type]
+        walk = SoftWalk(unit * table.sigma.to(unit), table.sigma, "data", any(row.guidance_weights for row in table.rows))  # type: ignore[arg-type]
 
         def evaluate(number: int, y: Tensor, into: SoftWalk = walk, told: Tensor = table.model_sigmas) -> None:
             into.record(y, _number(told[number]), denoiser(y, told[number].to(y).expand(len(y))))

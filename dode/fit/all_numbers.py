@@ -32,7 +32,7 @@ from dode.teacher import Teacher
 
 MODES: dict[str, Freedom] = {
     "balanced": Freedom(),
-    "best": Freedom(taps=16, guidance=16, starts=3, sparing=False, directions=16, steps=6, again=1),
+    "best": Freedom(taps=16, guidance_taps=16, starts=3, sparing=False, derivatives=16, steps=6, again=1),
 }
 _DRAFT_GAINS = 0.3  # a draft whose RMS error falls by more needs no other, where evaluations are spared
 _OF_USE = 2.0  # a sampler of another guidance scale is gone on from if its error is at most so many times the best start's

@@ -22,7 +22,7 @@ from dode.fit.model_calls import ModelCalls
 from dode.sampling import Guided, Walk, drive
 from dode.tableau import Array, Tableau
 
-Answers = tuple[Tensor, ...]  # the denoised output and, under guidance, the guidance direction
+Answers = tuple[Tensor, ...]  # the denoised output and, under guidance, the guidance difference
 _LENGTH = 0.02  # of the finite differences there, times the length of the point
 _LEVEL = 0.02  # of that in the noise level, in ln σ
 _MEMORY = 2**30  # bytes that the copies may take at once
@@ -41,7 +41,7 @@ def derivatives(targets: Targets, model: ModelCalls, free: FreeParameters, offse
     tableau = here.tableau()
     changes = [_change(tableau, *free.nudge(offsets, p)) for p in range(len(offsets))]
     numel = targets.noise[0].numel()
-    model.expect(len(targets.order) * calls(tableau, [change for change in changes if change], min(free.directions, numel)))
+    model.expect(len(targets.order) * calls(tableau, [change for change in changes if change], min(free.derivatives, numel)))
     few = max(_MEMORY // (numel * targets.noise.element_size() * len(changes) * _COPIES_OF), 1)
     ends, slopes = [], []
     for batch in torch.cat(targets.batches).split(min(few, len(targets.batches[0]))):
@@ -198,7 +198,7 @@ class _Copies:
     def _beside(self, y: Tensor, level: float, answers: Answers, away: Tensor) -> list[Answers]:
         """What the model would say at y + ``away``, (B, A, …), to first order: A answers."""
         away = away.flatten(2)
-        directions, parts = _directions(away, self.free.directions)
+        directions, parts = _directions(away, self.free.derivatives)
         length = _LENGTH * y.flatten(1).norm(dim=1)[:, None]
         slopes: list[list[Tensor]] = [[] for _ in answers]
         for direction in directions.unbind(1):

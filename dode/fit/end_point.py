@@ -72,7 +72,7 @@ class Targets:
             return np.full(len(self.order), np.inf)
 
     def guided(self, model: ModelCalls) -> bool:
-        """Whether the model gives the guidance direction beside its output: one evaluation of one sample."""
+        """Whether the model gives the guidance difference beside its output: one evaluation of one sample."""
         sample, highest = self.batches[0][:1], self.sigma_range[1]
         x = self.start(self.noise[sample], highest)
         return isinstance(model.on(sample)(x, x.new_full((1,), highest)), Guided)

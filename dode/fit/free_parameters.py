@@ -23,12 +23,12 @@ class Freedom:
         taps: differences of successive outputs for each row.
         grid: the interior noise levels.
         start: the first noise level too; the noise is scaled along. It moves down only.
-        guidance: taps of the guidance channel, where the model gives both outputs.
+        guidance_taps: differences of both outputs of guidance for each row, where the model gives both outputs.
         model_sigmas: the noise level that the model is told.
         starts: undistilled solvers from which a draft may set out, on the samples of the first round; the best draft goes on.
         sparing: a further draft is made only where the ones before gained little, and later rounds do with fewer samples then.
         rounds: in how many rounds the fitted samples are taken in; 0 fits nothing.
-        directions: in how many directions the model is differentiated at each evaluation, at most (``dode.fit.derivatives``).
+        derivatives: in how many directions the model is differentiated at each evaluation, at most (``dode.fit.derivatives``).
         steps: Gauss-Newton steps that a round tries, at most.
         again: how often derivatives are computed anew for all samples afterwards.
     """
@@ -36,12 +36,12 @@ class Freedom:
     taps: int = 3
     grid: bool = True
     start: bool = True
-    guidance: int = 2
+    guidance_taps: int = 2
     model_sigmas: bool = True
     starts: int = 2
     sparing: bool = True
     rounds: int = 2
-    directions: int = 12
+    derivatives: int = 12
     steps: int = 4
     again: int = 0
 
@@ -51,7 +51,7 @@ class FreeParameters:
 
     Attributes:
         names: kind, row or evaluation, and tap of each number.
-        directions: as in ``Freedom``.
+        derivatives: as in ``Freedom``.
     """
 
     def __init__(self, start: Parameters, freedom: Freedom, guided: bool, sigma_range: tuple[float, float]):
@@ -63,15 +63,17 @@ class FreeParameters:
         rows, available = len(base.rows), available_taps(base)
         names = [("tap", row, k) for row in range(rows) for k in range(min(freedom.taps, available[row]))]
         if guided:
-            names += [("guidance", row, k) for row in range(rows) for k in range(min(freedom.guidance, available[row] + 1))]
+            names += [
+                ("guidance", row, k) for row in range(rows) for k in range(min(freedom.guidance_taps, available[row] + 1))
+            ]
         last = len(start.sigmas) - (start.sigmas[-1] == 0)
         names += [("sigma", i, 0) for i in range(0 if freedom.start else 1, last if freedom.grid else 1)]
         if freedom.model_sigmas:
             names += [("told", i, 0) for i in range(base.evaluations)]
-        self.names, self.directions = names, freedom.directions
+        self.names, self.derivatives = names, freedom.derivatives
         self.steps = np.array([_STEP[kind] for kind, _, _ in names])
         known = start.guidance.shape[1] if start.guidance is not None else 0
-        self.guidance = max(freedom.guidance, known) if guided else 0
+        self.guidance_taps = max(freedom.guidance_taps, known) if guided else 0
         self.taps, self.told = max(freedom.taps, start.values.shape[1]), freedom.model_sigmas or start.model_sigmas is not None
         levels = np.array(base.evaluation_sigmas)
         self.told_from = np.log(np.array(start.model_sigmas or levels) / levels)
@@ -82,7 +84,7 @@ class FreeParameters:
         rows = len(start.values)
         values = np.zeros((rows, self.taps))
         values[:, : start.values.shape[1]] = start.values
-        guidance = np.zeros((rows, self.guidance)) if self.guidance else None
+        guidance = np.zeros((rows, self.guidance_taps)) if self.guidance_taps else None
         if guidance is not None and start.guidance is not None:
             guidance[:, : start.guidance.shape[1]] = start.guidance
         sigmas, told = np.array(start.sigmas), self.told_from.copy()

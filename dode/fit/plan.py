@@ -55,8 +55,8 @@ def derivative_evaluations(freedom: Freedom, evaluations: int, guided: bool) -> 
         off += level
         if number:
             row = number - 1
-            off += min(freedom.taps, row) + min(freedom.guidance, row + 1) * guided + freedom.model_sigmas
-        found += 1 + (level or freedom.model_sigmas) + min(off, freedom.directions)
+            off += min(freedom.taps, row) + min(freedom.guidance_taps, row + 1) * guided + freedom.model_sigmas
+        found += 1 + (level or freedom.model_sigmas) + min(off, freedom.derivatives)
     return found
 
 

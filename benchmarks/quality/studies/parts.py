@@ -14,13 +14,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "one difference a row": {"taps": 1},
     "noise levels fixed": {"grid": False, "start": False},
     "first noise level fixed": {"start": False},
-    "no guidance channel": {"guidance": 0},
+    "no guidance channel": {"guidance_taps": 0},
     "true noise levels told": {"model_sigmas": False},
-    "noise levels alone": {"taps": 0, "guidance": 0, "model_sigmas": False},
-    "differences alone": {"grid": False, "start": False, "guidance": 0, "model_sigmas": False},
+    "noise levels alone": {"taps": 0, "guidance_taps": 0, "model_sigmas": False},
+    "differences alone": {"grid": False, "start": False, "guidance_taps": 0, "model_sigmas": False},
     "one start": {"starts": 1},
-    "one fit to the end": {"finalists": 1},
-    "derivatives more often": {"iterations": 3},
+    "derivatives more often": {"again": 1},
     "mode best": asdict(MODES["best"]),
     "judged by samples of all classes": {"groups": None},
 }
@@ -31,7 +30,7 @@ def parts(model: BenchModel, guidance: float, plan: Plan, mode: str) -> Iterator
     on = trial(model, guidance, plan)
     whole: dict[int, float] = {}
     for name, change in CHANGES.items():
-        if ("guidance" in change and guidance == 1 and len(change) == 1) or ("groups" in change and not plan.rotation):
+        if ("guidance_taps" in change and guidance == 1 and len(change) == 1) or ("groups" in change and not plan.rotation):
             continue
         other = {key: value for key, value in change.items() if key == "groups"}
         freedom = Freedom(**{key: value for key, value in change.items() if key not in other})
