@@ -175,6 +175,11 @@ class Parameters:
 
     Raises:
         ParameterError, GridError, MethodError: on construction, if the parts do not fit together.
+
+    Example:
+        >>> parameters = Parameters("euler", 1, "data", (10.0, 3.0, 1.0, 0.0), [[0.0], [0.2], [0.1]])
+        >>> parameters.tableau() == parameters.base(), parameters.tableau(strength=0.0) == parameters.base()
+        (False, True)
     """
 
     method: str

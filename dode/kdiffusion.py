@@ -150,7 +150,8 @@ def drop_in(name: str, parameters: Parameters | None = None) -> Sampler:
 
     Example:
         >>> sampler = drop_in("sample_dpmpp_2m_sde")
-        >>> x0 = sampler(model, x, sigmas, eta=0)
+        >>> sampler(lambda x, sigma: 0 * x, torch.ones(1, 2), torch.tensor([10.0, 3.0, 0.0]), disable=True, eta=0).tolist()
+        [[0.0, 0.0]]
     """
     if name not in NAMES:
         raise MethodError(f"{name!r} is no deterministic sampler of k-diffusion. Choose one of: {', '.join(NAMES)}.")

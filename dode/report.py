@@ -22,6 +22,12 @@ class Report:
         kept: how much of each row's correction the guard kept, (rows,): 1 all, 0 none.
         strength: how much of the whole the last check kept: 1 unless the end got worse although single rows got better.
         model_evaluations: evaluations of the model by stage, each counted once per sample.
+
+    Example:
+        >>> from dode import Teacher
+        >>> report = Report(Teacher("euler"), 0.01, 16, 4, 0, 0.5, 0.2, (0.5,), (0.2,), (1.0,), 1.0, {"teacher": 160})
+        >>> report.ratio
+        0.4
     """
 
     teacher: Teacher
@@ -64,7 +70,16 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """The result of a fit: parameters, the report on them, and the samples that judged (of a fit of all numbers at once)."""
+    """The result of a fit: parameters, the report on them, and the samples that judged (of a fit of all numbers at once).
+
+    Example:
+        >>> import torch
+        >>> from dode import distill
+        >>> from dode.demo.mixture import ring
+        >>> found = distill(ring(), 10 * torch.randn(16, 4, dtype=torch.float64), [10.0, 3.0, 1.0, 0.3, 0.0])
+        >>> found.parameters.method, found.report.held_out
+        ('euler', 4)
+    """
 
     parameters: Parameters
     report: Report

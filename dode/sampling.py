@@ -24,6 +24,12 @@ class Guided(NamedTuple):
     Attributes:
         denoised: what guidance makes of the two, D_uncond + w · (D_cond - D_uncond).
         difference: their difference D_cond - D_uncond.
+
+    Example:
+        >>> conditional, unconditional, cfg_scale = torch.ones(1, 4), torch.zeros(1, 4), 3.0
+        >>> difference = conditional - unconditional
+        >>> Guided(unconditional + cfg_scale * difference, difference).denoised.tolist()
+        [[3.0, 3.0, 3.0, 3.0]]
     """
 
     denoised: Tensor
@@ -152,6 +158,11 @@ def sample(
 
     Raises:
         ModelError: the denoiser returned something of another shape.
+
+    Example:
+        >>> table = build_tableau("euler", [10.0, 3.0, 0.0])
+        >>> sample(lambda x, sigma: 0.5 * x, 10 * torch.ones(1, 2), table).tolist()
+        [[3.25, 3.25]]
     """
     arguments = dict(extra_args or {})
     ones = x.new_ones([x.shape[0]])
@@ -204,6 +215,11 @@ def make_sampler(
 
     Raises:
         When called: GridError for unusable sigmas, ParameterError where the parameters do not belong to the grid.
+
+    Example:
+        >>> sampler = make_sampler("dpmpp_2m")
+        >>> sampler(lambda x, sigma: 0 * x, torch.ones(1, 3), torch.tensor([10.0, 3.0, 0.0]), disable=True).tolist()
+        [[0.0, 0.0, 0.0]]
     """
 
     def sampler(

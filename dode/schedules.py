@@ -59,6 +59,10 @@ def schedule(name: str, steps: int, sigma_min: float, sigma_max: float) -> Array
 
     Raises:
         MethodError: unknown name. GridError: unusable numbers.
+
+    Example:
+        >>> schedule("exponential", 3, 0.1, 10.0).round(3).tolist()
+        [10.0, 1.0, 0.1, 0.0]
     """
     if name not in SCHEDULES:
         raise MethodError(f"Unknown schedule {name!r}. Choose one of: {', '.join(SCHEDULES)}.")

@@ -82,6 +82,10 @@ class Row:
         commit: the result becomes the base of the rows after it; this ends a step.
         guidance_weights: of the guidance differences G, pairs like ``weights``.
         base: what x_base is multiplied by, beside the form's own factor. Where it is not 1 the weights may have any sum.
+
+    Example:
+        >>> Row(1.0, ((0, 0.5),)).commit  # base + 0.5 times output 0, and the next step starts from there
+        True
     """
 
     sigma: float
@@ -107,6 +111,12 @@ class Tableau:
 
     Raises:
         TableauError: on construction, if the rows are not a consistent explicit solver.
+
+    Example:
+        >>> from dode.methods import build_tableau
+        >>> table = build_tableau("heun", [10.0, 3.0, 0.0])
+        >>> len(table.rows), table.evaluations
+        (3, 3)
     """
 
     sigma: float

@@ -53,7 +53,12 @@ def nested_grid(sigmas: Sequence[float] | Array, substeps: int, sigma_min: float
 
 @dataclass(frozen=True)
 class Teacher:
-    """A solver and how many of its steps one interval of the student gets (the paper's C)."""
+    """A solver and how many of its steps one interval of the student gets (the paper's C).
+
+    Example:
+        >>> Teacher("ipndm", substeps=10).tableau([10.0, 3.0, 0.0]).evaluations
+        20
+    """
 
     method: str = "euler"
     order: int | None = None

@@ -55,6 +55,10 @@ class ModelInfo:
         prediction: "eps", "v", "edm", "flow" or another short word.
         channels: channels of the latent.
         fingerprint: of the weights.
+
+    Example:
+        >>> ModelInfo(name="dreams.safetensors", family="SD15", prediction="eps", channels=4).prediction
+        'eps'
     """
 
     name: str = ""
@@ -74,6 +78,11 @@ class Entry:
         guidance: classifier-free guidance scale while fitting; 1 is none, missing is unknown.
         report: what was measured while fitting.
         recipe: what it takes to do the fit again, by name: texts, numbers, and lists of either. ``dode.recipe`` fills it.
+
+    Example:
+        >>> parameters = Parameters("euler", 1, "data", (10.0, 1.0, 0.0), [[0.0], [0.1]])
+        >>> Entry(parameters, ModelInfo("my_model.safetensors"), guidance=3.0).evaluations
+        2
     """
 
     parameters: Parameters
@@ -96,6 +105,11 @@ class ParameterFile:
         entries: the samplers.
         author, licence, notes, software: who made it, under which terms it may be used, what else to know, and with what.
         workflow: what a host writes of its graph, "workflow" and "prompt". It holds prompts: empty unless a user asked for it.
+
+    Example:
+        >>> parameters = Parameters("euler", 1, "data", (10.0, 1.0, 0.0), [[0.0], [0.1]])
+        >>> ParameterFile((Entry(parameters),), author="me", licence="CC0-1.0").author
+        'me'
     """
 
     entries: tuple[Entry, ...]
@@ -117,6 +131,13 @@ def save_parameters(path: str | os.PathLike[str], content: ParameterFile | Seque
     Raises:
         FileExistsAlready: there is a file of that name and ``overwrite`` is off.
         ParameterFileError: the content breaks a limit of the format, or the disk refuses.
+
+    Example:
+        >>> import tempfile
+        >>> entry = Entry(Parameters("euler", 1, "data", (10.0, 1.0, 0.0), [[0.0], [0.1]]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_parameters(f"{folder}/mine.safetensors", [entry]).name
+        'mine.safetensors'
     """
     target = Path(path)
     check_name(target)
@@ -169,6 +190,15 @@ def load_parameters(path: str | os.PathLike[str]) -> ParameterFile:
     Raises:
         FormatError: not a parameter file, or broken; the message names the field. VersionError: made by a newer software.
         ParameterFileError: it cannot be read at all.
+
+    Example:
+        >>> import tempfile
+        >>> entry = Entry(Parameters("euler", 1, "data", (10.0, 1.0, 0.0), [[0.0], [0.1]]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_parameters(f"{folder}/mine.safetensors", [entry])
+        ...     found = load_parameters(path)
+        >>> found.entries[0].parameters.values.tolist()
+        [[0.0], [0.1]]
     """
     target = Path(path)
     try:

@@ -89,6 +89,13 @@ def distill_students(
     Raises:
         FitError, GridError, MethodError: unusable settings, or stopped before there was anything to keep. ModelError: the
         model returned NaN or a wrong shape.
+
+    Example:
+        >>> from dode.demo.mixture import ring
+        >>> noise = torch.randn(8, 4, dtype=torch.float64)
+        >>> four, five = distill_students(ring(), noise, evaluations=(4, 5), sigma_range=(0.02, 10.0))
+        >>> four.parameters.tableau().evaluations, five.report.error_distilled <= five.report.error_base
+        (4, True)
     """
     freedom = _freedom(mode)
     problem = Problem(denoiser, noise, held_out, micro_batch, extra_args, device, seed, groups, progress, stop)

@@ -99,6 +99,13 @@ def distill(
 
     Raises:
         FitError, GridError, MethodError: unusable settings. ModelError: the model returned NaN or a wrong shape.
+
+    Example:
+        >>> from dode.demo.mixture import ring
+        >>> x = 10 * torch.randn(16, 4, dtype=torch.float64)
+        >>> found = distill(ring(), x, [10.0, 3.0, 1.0, 0.3, 0.0], method="dpmpp_2m")
+        >>> found.report.error_distilled <= found.report.error_base
+        True
     """
     problem = Problem(denoiser, x, held_out, micro_batch, extra_args, device, seed, groups, progress)
     choice = Choice(method, order, directions, first_step, teacher, half_way)

@@ -31,6 +31,10 @@ class Freedom:
         derivatives: in how many directions the model is differentiated at each evaluation, at most (``dode.fit.derivatives``).
         steps: Gauss-Newton steps that a round tries, at most.
         again: how often derivatives are computed anew for all samples afterwards.
+
+    Example:
+        >>> Freedom(taps=1, grid=False, start=False).guidance_taps
+        2
     """
 
     taps: int = 3

@@ -114,7 +114,7 @@ def get_method(name: str) -> Method:
 
     Example:
         >>> get_method("D-DPM-Solver-2").name, get_method("sample_dpmpp_2m").name, get_method("PNDM").name
-        ('dpm_2', 'dpmpp_2m', 'ipndm')
+        ('dpm_2_singlestep', 'dpmpp_2m', 'ipndm')
     """
     plain = name.casefold().replace("-", "_").removeprefix("sample_")
     for each in (name, plain, plain.removeprefix("d_")):
@@ -140,6 +140,10 @@ def build_tableau(
 
     Raises:
         GridError: unusable sigmas. MethodError: unknown solver, order or coordinate.
+
+    Example:
+        >>> build_tableau("ddim", [10.0, 3.0, 0.0]).evaluations
+        2
     """
     entry = get_method(method)
     chosen = entry.default_order if order is None else order
@@ -157,6 +161,10 @@ def steps_within(method: str, evaluations: int, order: int | None = None) -> int
 
     Raises:
         MethodError: unknown solver or order.
+
+    Example:
+        >>> steps_within("heun", 7)
+        4
     """
     steps = 0
     while steps < evaluations:
