@@ -144,7 +144,7 @@ def run_table(
     model: BenchModel, guidance: float, tableau: Tableau, noise: Tensor, extra_args: Any, batch: int = 64, guided: bool = False
 ) -> Tensor:
     """Run a table on unit noise (N, …). ``guided`` gives it the model whose outputs carry the guidance difference."""
-    channel = guided and any(getattr(row, "guidance", ()) for row in tableau.rows)
+    channel = guided and tableau.guided
     denoiser = model.fit_denoiser(guidance, always=True) if channel else model.denoiser(guidance)
     parts = torch.arange(len(noise)).split(batch)
     with torch.no_grad():

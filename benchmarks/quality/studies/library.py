@@ -4,15 +4,15 @@
 
 Each model in turn is left out. A sampler is fitted on the other models together (a further guidance scale goes on from the
 first one's, as in Distill Sampler), and of the pairs of solver and schedule the one that is best on them (geometric mean of
-errors) is taken; both run on the left-out model's test noise. Below 1 the table is
-the better one. "here": the sampler of the default fit on the model itself, where the report has one.
+errors) is taken; both run on the left-out model's test noise. Below 1 the table is the better one. The samplers that are fitted
+on all of the models are written beside the report. "here": the sampler of the default fit on the model itself, where the report
+has one.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from dode.report import Distillation
 SOLVERS = ("ipndm(2)", "ipndm(3)", "ipndm_v(3)", "dpmpp_2m", "deis(3)", "gradient_estimation", "uni_pc_bh2", "res_multistep")
 SCHEDULES = ("karras", "exponential", "simple", "beta", "AYS SD1", "AYS SDXL", "GITS 1.10", "GITS 1.20")
 Errors = dict[str, dict[str, float]]  # by pair, and by model
+Fits = Mapping[tuple[tuple[str, ...], int], list[Distillation]]  # by models and evaluations: one for each guidance scale
+FILE = "any_eps_model.safetensors"
 REPORT = RESULTS / "quality_default" / "quality.json"
 
 
@@ -72,43 +74,53 @@ def generic(models: Sequence[BenchModel], guidances: Sequence[float], evaluation
     return found
 
 
-def compared(options: argparse.Namespace, evaluations: int) -> list[dict[str, Any]]:
-    """A row for each guidance scale and model."""
-    guidances, rows = options.guidance, []
-    models = {name: MODELS[name](torch.device("cpu")) for name in options.models}
-    left_out = {
-        name: generic([models[other] for other in models if other != name], guidances, evaluations, options.fit_samples)
-        for name in models
-    }
+def errors_of_pairs(options: argparse.Namespace, guidance: float, evaluations: int) -> Errors:
+    """Errors of the stock pairs on all models."""
+    found = Errors()
+    for name in options.models:
+        for pair, error in pairs(trial_of(options, name, guidance), evaluations).items():
+            found.setdefault(pair, {})[name] = error
+    return found
+
+
+def trial_of(options: argparse.Namespace, name: str, guidance: float) -> Trial:
+    plan = Plan((), (guidance,), (), 0, options.test_samples, kept=options.references)
+    return trial(MODELS[name](torch.device("cpu")), guidance, plan)
+
+
+def fitted_on(options: argparse.Namespace, names: tuple[str, ...], evaluations: int) -> list[Distillation]:
+    models = [MODELS[name](torch.device("cpu")) for name in names]
+    return generic(models, options.guidance, evaluations, options.fit_samples)
+
+
+def rows(options: argparse.Namespace, fits: Fits, of_pairs: Mapping[tuple[float, int], Errors]) -> Iterator[dict[str, Any]]:
+    """A row for each guidance scale, number of evaluations and model."""
     cells = json.loads(options.report.read_text(encoding="utf-8"))["cells"]
-    for number, guidance in enumerate(guidances):
-        plan = Plan((), (guidance,), (), 0, options.test_samples, kept=options.references)
-        trials = {name: trial(model, guidance, plan) for name, model in models.items()}
-        here, of_pairs = fitted_there(cells, guidance, evaluations), Errors()
-        for model, on in trials.items():
-            for name, error in pairs(on, evaluations).items():
-                of_pairs.setdefault(name, {})[model] = error
-        for model, on in trials.items():
-            error, pair = error_of(on, left_out[model][number].parameters, evaluations), best_without(of_pairs, model)
+    for (guidance, evaluations), errors in of_pairs.items():
+        here, number = fitted_there(cells, guidance, evaluations), options.guidance.index(guidance)
+        for model in options.models:
+            on, pair = trial_of(options, model, guidance), best_without(errors, model)
+            error = error_of(on, fits[others(options, model), evaluations][number].parameters, evaluations)
             row = {"guidance": guidance, "NFE": evaluations, "model": model, "table's error": error, "pair": pair}
-            row |= {"pair's error": of_pairs[pair][model], "ratio": error / of_pairs[pair][model]}
-            rows.append(row | {"here": error_of(on, here[model], evaluations) if model in here else None})
-            print(rows[-1], flush=True)
-    return rows
+            row |= {"pair's error": errors[pair][model], "ratio": error / errors[pair][model]}
+            yield row | {"here": error_of(on, here[model], evaluations) if model in here else None}
 
 
-def write_generic(options: argparse.Namespace) -> None:
-    """The file of samplers fitted on all the models."""
-    models = [MODELS[name](torch.device("cpu")) for name in options.models]
-    fitted = {n: generic(models, options.guidance, n, options.fit_samples) for n in options.evaluations}
+def others(options: argparse.Namespace, model: str) -> tuple[str, ...]:
+    return tuple(name for name in options.models if name != model)
+
+
+def generic_file(options: argparse.Namespace, fits: Fits) -> ParameterFile:
+    """The samplers that are fitted on all the models."""
+    names = tuple(options.models)
+    about = ModelInfo(prediction=MODELS[names[0]](torch.device("cpu")).sampling)
     entries = [
-        Entry(found.parameters, ModelInfo(prediction=models[0].sampling), guidance, found.report, {"models": options.models})
-        for n in options.evaluations
-        for guidance, found in zip(options.guidance, fitted[n], strict=True)
+        Entry(found.parameters, about, guidance, found.report, {"models": names})
+        for evaluations in options.evaluations
+        for guidance, found in zip(options.guidance, fits[names, evaluations], strict=True)
     ]
-    notes = f"For models of noise prediction that have no file of their own; fitted on {', '.join(options.models)} together."
-    save_parameters(options.write, ParameterFile(tuple(entries), "D-ODE", "CC0-1.0", notes), overwrite=True)
-    print(options.write)
+    notes = f"For models of noise prediction that have no file of their own; fitted on {', '.join(names)} together."
+    return ParameterFile(tuple(entries), "D-ODE", "CC0-1.0", notes)
 
 
 def main() -> None:
@@ -120,26 +132,35 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["eps-prompts", "photos", "sparse"])
     parser.add_argument("--guidance", nargs="+", type=float, default=[1.0, 3.0, 6.0])
     parser.add_argument("--evaluations", nargs="+", type=int, default=[4, 6, 8])
-    parser.add_argument("--fit-samples", type=int, default=64, help="of each model")
+    parser.add_argument("--fit-samples", type=int, default=48, help="of each model")
     parser.add_argument("--test-samples", type=int, default=128)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="no measurement: fit on all the models, and write the file")
     parser.add_argument("--processes", type=int, default=1)
     options = parsed(parser, "benchmarks.quality.studies.library")
-    if options.write:
-        write_generic(options)
-        return
+    subsets = [tuple(options.models), *(others(options, model) for model in options.models)]
     with ProcessPoolExecutor(options.processes, initializer=torch.set_num_threads, initargs=(options.threads,)) as pool:
-        rows = [row for found in pool.map(partial(compared, options), options.evaluations) for row in found]
-    rows.sort(key=lambda row: (row["guidance"], row["NFE"]))
-    content = measured(options, rows)
-    heads = list(rows[0])
-    body = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in row.items()] for row in rows]
+        begun = {
+            (names, n): pool.submit(fitted_on, options, names, n)
+            for names in subsets
+            for n in sorted(options.evaluations)[::-1]
+        }
+        compared = {(g, n): pool.submit(errors_of_pairs, options, g, n) for g in options.guidance for n in options.evaluations}
+        of_pairs = {key: future.result() for key, future in compared.items()}
+        fits = {key: future.result() for key, future in begun.items()}
+    save_parameters(options.output / FILE, generic_file(options, fits), overwrite=True)
+    found = []
+    for row in rows(options, fits, of_pairs):
+        found.append(row)
+        print(row, flush=True)
+    content = measured(options, found)
+    heads = list(found[0])
+    body = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in row.items()] for row in found]
+    ratios = [row["ratio"] for row in found]
     said = [
         "# Tables on models that they have not seen",
         f"    {options.command}",
         (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip(),
         f"{content['machine']}; {options.test_samples} samples. The geometric mean of the ratios is "
-        f"{geometric_mean(row['ratio'] for row in rows):.2f}, {sum(row['ratio'] < 1 for row in rows)} of {len(rows)} below 1.",
+        f"{geometric_mean(ratios):.2f}, {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} below 1.",
         table(heads, body),
     ]
     write(content, "\n\n".join(said) + "\n", options.output, "library")
