@@ -13,6 +13,7 @@ from dode.sampling import make_sampler
 from dode.teacher import Teacher, nested_grid
 
 from .host import CATEGORY, Params, feature, io, ui
+from .host.guided import without_negative
 from .host.latents import flat, picture_of
 from .host.model_info import coordinate_of, model_info, sigma_range, with_channels_of
 from .page.cards import compared
@@ -80,7 +81,7 @@ class DODECompare(io.ComfyNode):
     ) -> Any:
         if negative is None and cfg != 1.0:
             raise FitError(f"Guidance {cfg:g} needs a negative prompt. Connect one, or set cfg to 1.")
-        guider = CFGGuider(model)
+        guider = CFGGuider(model if negative is not None else without_negative(model))
         guider.set_conds(positive, positive if negative is None else negative)
         guider.set_cfg(cfg)
         coordinate = coordinate_of(model_info(model).prediction)

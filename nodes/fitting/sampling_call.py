@@ -12,7 +12,7 @@ from dode.errors import FitError
 from dode.sampling import Guided
 
 from ..host import feature, free_cache, log, out_of_memory
-from ..host.guided import start_at, told, with_guidance
+from ..host.guided import start_at, told, with_guidance, without_negative
 from ..host.guider import Conditioning, PromptsGuider
 from ..host.latents import flat, noise_and_empty, picture_in
 from .progress import Progress
@@ -32,7 +32,7 @@ class Task:
     Attributes:
         model: the host's model patcher.
         positives: conditionings, one for each prompt.
-        negatives: one for all of them, or one for each.
+        negatives: one for all of them, or one for each; empty where nothing guides.
         cfg: guidance scale.
         latent: an empty latent of the shape to fit at.
         samples: how many noises.
@@ -68,7 +68,7 @@ class Task:
             )
         _refuse_step_caches(self.model)
         _refuse_moving_hooks([*self.positives, *self.negatives])
-        if len(self.negatives) not in (1, len(self.positives)):
+        if len(self.negatives) not in (0, 1, len(self.positives)):
             raise FitError(
                 f"There are {len(self.positives)} prompts and {len(self.negatives)} negative ones. Connect one negative for "
                 "all, or as many as prompts."
@@ -133,8 +133,8 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
         body(Inside(denoiser, packed, lambda part, sigma: start_at(guider, part, sigma), x.device))
         return x
 
-    guider = PromptsGuider(task.model)
-    guider.set_prompts(task.positives, task.negatives)
+    guider = PromptsGuider(task.model if task.negatives else without_negative(task.model))
+    guider.set_prompts(task.positives, task.negatives or task.positives[:1])
     guider.set_cfg(task.cfg)
     # The host reckons memory, and prepares conditionings, for the batch it is given: one micro-batch.
     part = slice(0, min(task.at_once, task.samples))

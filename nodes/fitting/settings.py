@@ -97,15 +97,13 @@ class Settings:
         Raises:
             FitError: there is no negative prompt, and a guidance scale needs one.
         """
-        negatives = self.negative
-        if not negatives:
+        if not self.negative:
             guided = next((scale for scale in (self.cfg, *self.scales) if scale != 1.0), None)
             if guided is not None:
                 instead = "set cfg to 1" if guided == self.cfg else "leave it out of also_cfg"
                 raise FitError(f"Guidance {guided:g} needs a negative prompt. Connect one, or {instead}.")
-            negatives = self.prompts[:1]  # never looked at: the host leaves it out at guidance 1
         samples = self.samples or max(len(self.prompts), samples_for(self.mode, self.method, self.length, self.cfg))
-        return Task(self.model, self.prompts, negatives, self.cfg, self.latent, samples, self.micro_batch, self.seed)
+        return Task(self.model, self.prompts, self.negative, self.cfg, self.latent, samples, self.micro_batch, self.seed)
 
     def check(self) -> None:
         """Raises FitError, MethodError for what cannot work, before anything runs."""
@@ -114,22 +112,34 @@ class Settings:
             raise FitError("The connected sigmas hold no step. Connect two noise levels or more, or disconnect them.")
         _ = self.task
         if self.closed_form:
-            if counts or scales:
+            if counts:
                 raise FitError(
-                    f"Mode {self.mode} fits for one number of steps and one guidance. Empty also_steps and also_cfg."
+                    f"Mode {self.mode} fits for one number of steps. Empty also_steps ({self.also_steps}), or take mode "
+                    "balanced."
+                )
+            if scales:
+                raise FitError(
+                    f"Mode {self.mode} fits at one guidance. Empty also_cfg ({self.also_cfg}), or take mode balanced."
                 )
             return
         if not self.guard:
             raise FitError(f"Mode {self.mode} has no fit without guard. Switch guard on, or take mode paper.")
-        if self.prediction != AS_IN_THE_PAPER or self.order:
+        if self.prediction != AS_IN_THE_PAPER:
             raise FitError(
-                f"Mode {self.mode} chooses prediction and order itself. Set them to {AS_IN_THE_PAPER!r} and 0, or take mode "
-                "paper."
+                f"Mode {self.mode} chooses what corrections are differences of. Set prediction ({self.prediction}) to "
+                f"{AS_IN_THE_PAPER!r}, or take mode paper."
             )
+        if self.order:
+            raise FitError(f"Mode {self.mode} chooses the order itself. Set order ({self.order}) to 0, or take mode paper.")
         if self.sigmas is not None and counts:
-            raise FitError("Connected sigmas are of one number of steps. Disconnect them, or leave also_steps empty.")
+            raise FitError(
+                f"The connected sigmas are of {self.length} steps. Disconnect them, or empty also_steps ({self.also_steps})."
+            )
         if self.sigmas is not None and float(self.sigmas[-1]) != 0:
-            raise FitError("These sigmas do not end at 0, which this mode needs. Take mode paper for a part of a grid.")
+            raise FitError(
+                f"The connected sigmas do not end at 0 but at {float(self.sigmas[-1]):.4g}, and mode {self.mode} needs an "
+                "end at 0. Take mode paper for a part of a grid."
+            )
 
     @property
     def recipe(self) -> Recipe:

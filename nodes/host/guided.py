@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode.errors import ModelError
+from dode.errors import FitError, ModelError
 from dode.files.parameter_file import Entry
 from dode.sampling import Guided, sample
 
@@ -41,6 +41,27 @@ def has_channel(guider: Any, options: dict[str, Any]) -> bool:
     are the model's."""
     scale = scale_of(guider)
     return scale is not None and (not math.isclose(scale, 1.0) or bool(options.get("disable_cfg1_optimization")))
+
+
+def without_negative(model: Any) -> Any:
+    """A model to sample at guidance 1 with any negative prompt, which the host leaves out.
+
+    Raises (when it samples):
+        FitError: a patch guides all the same.
+    """
+
+    def check(args: dict[str, Any]) -> Tensor:
+        scale = args.get("cond_scale", 1.0)
+        if args.get("uncond") is not None and not math.isclose(scale, 1.0):
+            raise FitError(
+                f"cfg is 1, and a patch on the model guides with {scale:g}, as CFG Override does. Connect negative, or take "
+                "the patch off the model."
+            )
+        return args["denoised"]
+
+    patched = model.clone()
+    patched.set_model_sampler_post_cfg_function(check)
+    return patched
 
 
 def with_guidance(model_k: Any, options: dict[str, Any]) -> Callable[..., Tensor | Guided]:

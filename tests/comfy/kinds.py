@@ -15,7 +15,7 @@ from dode.files.parameter_file import load_parameters
 from tests.comfy.conftest import PACKS
 from tests.comfy.graphs import model_of, sampler_custom, sampler_custom_advanced
 from tests.comfy.server import ROOT, ComfyServer, Run
-from tests.comfy.situations import GUIDERS, SAYS, WORKS
+from tests.comfy.situations import GUIDERS, HIDDEN, NO_CHANNEL, NO_END, SAYS, WORKS
 from tests.comfy.workflow import Graph, link
 from tests.comfyui import comfyui_dir
 
@@ -40,12 +40,11 @@ KINDS = {
 DTYPES = {"fp32": (2e-5, 2.0), "fp16": (1e-2, 2.5), "bf16": (1e-1, 3.0)}
 STEPS = 4
 _TRIED_BY_THEMSELVES = (
+    "context windows on a video",
     "KSamplerAdvanced in parts, with leftover noise",
-    "KSamplerAdvanced with a forced end: the plain solver, and the log says so",
+    "denoise below 1: the end of the grid",
     "no steps: nothing changes",
     "one step",
-    "denoise below 1: the end of the grid",
-    "σ that never reaches 0, mode paper",
     "σ beyond the model's largest",
     "sampling with EasyCache or LazyCache",
 )
@@ -147,14 +146,25 @@ def table(comfy: ComfyServer, found: dict[tuple[str, str], list[str]]) -> str:
         lines.append(f"| {kind} | {config} | {shape} | {prediction} | {' | '.join(cells)} |")
     lines += ["", "## In the graph", ""]
     lines.append(
-        "What people put around a sampler, on the small SD 1.5 (windows: on Wan), tried by `tests/comfy/test_situations.py`. "
-        "Works means: distilled with it and sampled with it, and at λ = 0 the same as ComfyUI's Euler in the same place."
+        "What people put around a sampler, on the small SD 1.5 (windows: on Wan), tried by `tests/comfy/test_situations.py` in "
+        "modes `paper` and `balanced`. Works means: distilled with it and sampled with it, and at λ = 0 the same as ComfyUI's "
+        "Euler in the same place. A fit of mode `balanced` under guidance has the guidance channel, which needs the usual "
+        "guider."
     )
-    lines += ["", "| situation | |", "|---|---|"]
-    lines += [f"| {name} | works |" for name in (*WORKS, "context windows on a video")]
-    lines += [f"| {name} | works, without the guidance channel |" for name in GUIDERS]
-    lines += [f"| {name} | works |" for name in _TRIED_BY_THEMSELVES]
-    lines += [f"| {name} | refused: “… {message} …” |" for name, (_, message) in SAYS.items()]
+    lines += ["", "| situation | mode `paper` | mode `balanced` |", "|---|---|---|"]
+
+    def row(name: str, paper: str, balanced: str = "") -> str:
+        return f"| {name} | {paper} | {balanced or paper} |"
+
+    def refused(message: str) -> str:
+        return f"refused: “… {message} …”"
+
+    lines += [row(name, "works") for name in (*WORKS, *_TRIED_BY_THEMSELVES)]
+    lines += [row(name, "works", refused(NO_CHANNEL)) for name in GUIDERS]
+    lines.append(row("a sampler inside another pack's, which hides the guider", "works", refused(HIDDEN)))
+    lines.append(row("σ that never reaches 0", "works", refused(NO_END[1])))
+    lines.append(row("KSamplerAdvanced with a forced end", "the plain solver, and the log says so"))
+    lines += [row(name, refused(message)) for name, (_, message) in SAYS.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -140,51 +140,58 @@ def guided(graph: Graph, on: Links, name: str, sampler: Any, sigmas: Any) -> str
     return graph.save_latent(link(graph.add("SamplerCustomAdvanced", **parts)))
 
 
-def flipped(graph: Graph, on: Links) -> None:
-    made = distill(graph, on)
+def flipped(graph: Graph, on: Links, **changes: Any) -> None:
+    made = distill(graph, on, **changes)
     back = graph.add("FlipSigmas", sigmas=link(made, 2))
     graph.save_latent(link(sampler_custom(graph, on, link(made, 1), link(back), cfg=CFG)))
 
 
-def sigmas(text: str, **changes: Any) -> Callable[[Graph, Links], object]:
-    def build(graph: Graph, on: Links) -> None:
-        distill(graph, on, sigmas=link(graph.add("ManualSigmas", sigmas=text)), **changes)
+Build = Callable[..., object]  # (graph, links, **changes of the fit)
+
+
+def sigmas(text: str) -> Build:
+    def build(graph: Graph, on: Links, **changes: Any) -> None:
+        distill(graph, on, **{**changes, "sigmas": link(graph.add("ManualSigmas", sigmas=text))})
 
     return build
 
 
-def without_negative(graph: Graph, on: Links) -> None:
+def without_negative(graph: Graph, on: Links, **changes: Any) -> None:
     del on["negative"]
-    distill(graph, on)
+    distill(graph, on, **changes)
 
 
-def cached(node: str) -> Callable[[Graph, Links], object]:
-    return lambda graph, on: distill(graph, patch(node, **CACHE)(graph, on))
+def overridden(graph: Graph, on: Links, **changes: Any) -> None:
+    on = patch("CFGOverride", cfg=3.0, start_percent=0.2, end_percent=1.0)(graph, on)
+    without_negative(graph, on, **changes, cfg=1.0)
 
 
-def one_at_a_time(how: str, **changes: Any) -> Callable[[Graph, Links], object]:
-    return lambda graph, on: distill(graph, patch("DodeTestOneAtATime", how=how)(graph, on), **changes)
+def on_patched(change: Callable[[Graph, Links], Links]) -> Build:
+    return lambda graph, on, **changes: distill(graph, change(graph, on), **changes)
 
 
-SAYS: dict[str, tuple[Callable[[Graph, Links], object], str]] = {
+# What is refused in each mode, and by which words.
+SAYS: dict[str, tuple[Build, str]] = {
     "sampling on flipped sigmas": (flipped, "strictly descending"),
     "the same noise level twice": (sigmas("10, 5, 5, 0"), "strictly descending"),
     "sigmas without a step": (sigmas("10"), "hold no step"),
-    "no end at 0 in mode balanced": (sigmas("10, 5, 1", mode="balanced"), "do not end at 0"),
     "no negative with guidance": (without_negative, "needs a negative prompt"),
-    "EasyCache": (cached("EasyCache"), "has a step cache"),
-    "LazyCache": (cached("LazyCache"), "has a step cache"),
+    "no negative, and guidance by CFG Override": (overridden, "Connect negative"),
+    "EasyCache": (on_patched(patch("EasyCache", **CACHE)), "has a step cache"),
+    "LazyCache": (on_patched(patch("LazyCache", **CACHE)), "has a step cache"),
     "windows over a batch of frames": (
-        lambda graph, on: distill(graph, patch("ContextWindowsManual", **{**WINDOWS, "dim": 0})(graph, on)),
+        on_patched(patch("ContextWindowsManual", **{**WINDOWS, "dim": 0})),
         "a batch is one video",
     ),
-    "the same noise level twice, in mode balanced": (sigmas("10, 5, 5, 0", mode="balanced"), "strictly descending"),
     "guidance with momentum (APG)": (
-        lambda graph, on: distill(graph, patch("APG", eta=0.5, norm_threshold=5.0, momentum=-0.5)(graph, on)),
+        on_patched(patch("APG", eta=0.5, norm_threshold=5.0, momentum=-0.5)),
         "remembers earlier calls",
     ),
-    "a patch that breaks with two samples": (one_at_a_time("breaks"), "set micro_batch to 1"),
-    "a patch that gives NaN with two samples": (one_at_a_time("nan"), "set micro_batch to 1"),
-    "a patch that mixes the samples of a batch": (one_at_a_time("mixes"), "set micro_batch to 1"),
-    "hooks that change on the way": (lambda graph, on: distill(graph, hook(graph, on, True)), "hooks with keyframes"),
+    "a patch that breaks with two samples": (on_patched(patch("DodeTestOneAtATime", how="breaks")), "set micro_batch to 1"),
+    "a patch that gives NaN with two samples": (on_patched(patch("DodeTestOneAtATime", how="nan")), "set micro_batch to 1"),
+    "a patch that mixes the samples of a batch": (on_patched(patch("DodeTestOneAtATime", how="mixes")), "set micro_batch to 1"),
+    "hooks that change on the way": (on_patched(lambda graph, on: hook(graph, on, True)), "hooks with keyframes"),
 }
+NO_CHANNEL = "weigh the conditional and the unconditional output"  # what other guiders get with that channel
+HIDDEN = "hides which guider there is"  # in another pack's sampler, with it
+NO_END = sigmas("10, 5, 1"), "do not end at 0"  # in mode balanced

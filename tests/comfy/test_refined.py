@@ -149,10 +149,11 @@ def test_every_model_call_finds_its_sigma(comfy: ComfyServer) -> None:
     [
         ({"also_steps": "four"}, "also_steps must be up to"),
         ({"also_cfg": "3, 1000"}, "also_cfg must be up to"),
-        ({"also_cfg": "3", "mode": "paper"}, "one guidance"),
+        ({"also_cfg": "3", "mode": "paper"}, "Empty also_cfg (3)"),
+        ({"also_steps": "4, 8", "mode": "paper"}, "Empty also_steps (4, 8)"),
         ({"guard": False}, "Mode balanced has no fit without guard"),
-        ({"prediction": "noise"}, "Mode balanced chooses prediction and order itself"),
-        ({"order": 2}, "Mode balanced chooses prediction and order itself"),
+        ({"prediction": "noise"}, "Set prediction (noise) to"),
+        ({"order": 2}, "Set order (2) to 0"),
     ],
 )
 def test_settings_that_cannot_be(comfy: ComfyServer, changes: dict[str, Any], message: str) -> None:
