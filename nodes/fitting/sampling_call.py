@@ -121,15 +121,11 @@ def run_inside(task: Task, sigmas: Tensor, both: bool, sigma_list: SigmaList, pr
     def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model_k.inner_model
         model = _Halving(with_guidance(model_k, extra_args["model_options"]) if both else model_k)
-        model = _Repeatable(model, task.seed)
-        denoiser = _denoiser(
-            _Repeatable(model, task.seed),
-            guider,
-            extra_args,
-            prompt_of,
-            sigma_list,
-            lambda x: progress.show(picture_in(x, noise)),
-        )
+
+        def show(x: Tensor) -> None:
+            progress.show(picture_in(x, noise))
+
+        denoiser = _denoiser(_Repeatable(model, task.seed), guider, extra_args, prompt_of, sigma_list, show)
         body(Inside(denoiser, packed, lambda part, sigma: start_at(guider, part, sigma), x.device))
         return x
 
