@@ -36,6 +36,8 @@ def try_model(ask: Ask, start: Callable[[float], Tensor], levels: Sequence[float
     for which in (0, 0, 1, 1, 0, 1):
         interrupted()
         answer = ask(singles[which], levels[which])
+        if not _finite(answer):
+            return  # the fit says that
         if _distance(first.setdefault(which, answer), answer, singles[which]) > _SAME:
             raise FitError(
                 "This model answers the same question differently the second time: a patch on it remembers earlier calls, as "
