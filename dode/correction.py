@@ -292,18 +292,30 @@ class Parameters:
         return tuple(found)
 
     def _find(self, grid: Array) -> int:
-        fitted = np.array(self.sigmas)
-        for first in range(len(fitted) - len(grid) + 1):
-            if _same(fitted[first : first + len(grid)], grid):
-                return first
-        raise ParameterError(
-            f"These parameters were fitted on the {len(fitted) - 1}-step grid {brief(fitted)}; {brief(grid)} is no part "
-            "of it. Sample on the fitted grid, or distill for this one."
-        )
+        first = position(grid.tolist(), self.sigmas)
+        if first is None:
+            raise ParameterError(
+                f"These parameters were fitted on the {len(self.sigmas) - 1}-step grid {brief(self.sigmas)}; {brief(grid)} is "
+                "no part of it. Sample on the fitted grid, or distill for this one."
+            )
+        return first
 
 
-def _same(sigmas: Sequence[float] | Array, others: Sequence[float] | Array) -> bool:
-    return len(sigmas) == len(others) and np.allclose(sigmas, others, rtol=SIGMA_TOLERANCE, atol=0)
+def position(sigmas: Sequence[float], whole: Sequence[float]) -> int | None:
+    """At which level of a whole grid noise levels begin that are a contiguous part of it; None where they are none.
+
+    Example:
+        >>> position([3.0, 1.0], [10.0, 3.0, 1.0, 0.0])
+        1
+    """
+    for first in range(len(whole) - len(sigmas) + 1):
+        if all(_same(whole[first + i], level) for i, level in enumerate(sigmas)):
+            return first
+    return None
+
+
+def _same(sigma: float, other: float) -> bool:
+    return abs(sigma - other) <= SIGMA_TOLERANCE * abs(other)
 
 
 def _by_step(tableau: Tableau) -> list[list[int]]:
@@ -326,7 +338,7 @@ def _matching_rows(part: Tableau, whole: Tableau, first: int) -> list[int] | Non
     for mine, theirs in zip(_by_step(part), _by_step(whole)[first:], strict=False):
         left = iter(theirs)
         for number in mine:
-            match = next((row for row in left if _same([whole.rows[row].sigma], [part.rows[number].sigma])), None)
+            match = next((row for row in left if _same(whole.rows[row].sigma, part.rows[number].sigma)), None)
             if match is None:
                 return None
             found.append(match)

@@ -6,18 +6,19 @@ nothing of theirs is replaced.
 
 import json
 import logging
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dode.files.choice import Choice, choose
+from dode.files.choice import Choice, Part, choose, in_reach
 from dode.files.compatibility import compare
 
 from . import library
 from .host import feature, folder_paths, log, say_once
-from .host.guided import on_own_grid, run_entry, scale_of
+from .host.guided import is_plain, run_entry, scale_of
 from .host.model_info import (
     FALLBACK_SCHEDULER,
     FALLBACK_SCHEDULER_FLOW,
@@ -26,11 +27,14 @@ from .host.model_info import (
     prediction_of,
     stock_start,
 )
+from .host.other_levels import on_levels
 from .page.text import summary, warn_of
 
 NAME = "dode"
 SETTING = "dode.ksampler"
-_START_RANGE = (0.15, 1.05)  # of a grid's first σ, in the model's largest; a learned one starts lower
+_MOST_HANDED = 256
+# Grids that the scheduler has handed out, newest first: the host may keep them longer than their files are there.
+_handed: deque[tuple[float, ...]] = deque(maxlen=_MOST_HANDED)
 
 
 def register() -> None:
@@ -68,16 +72,25 @@ def enabled() -> bool:
 def sample_dode(
     model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: bool | None = None
 ) -> Tensor:
-    """The saved parameters that fit the model, guidance and σ; else the host's own DPM-Solver++(2M)."""
+    """The saved parameters that fit the model, guidance and σ best; else the host's own DPM-Solver++(2M).
+
+    σ that `dode` as a scheduler handed out, whole or in part, stand for the same part of the levels of whichever entry fits.
+    """
     choice = _find(model, sigmas) if len(sigmas) > 1 else Choice()
     entry = choice.entry
+    patcher: Any = getattr(getattr(model, "inner_model", None), "model_patcher", None)
+    wanted = sigmas
+    if choice.own_grid:
+        wanted = sigmas.new_tensor(choice.sigmas)
+    elif choice.foreign and choice.part is not None:
+        wanted = _usual(patcher.get_model_object("model_sampling"), choice.part).to(sigmas)
+    if wanted is not sigmas:
+        model, x, extra_args = on_levels(model, x, extra_args, sigmas, wanted)
     if entry is None:
         arguments = {"extra_args": extra_args, "callback": callback, "disable": disable}
-        return feature(f"comfy.k_diffusion.sampling:sample_{FALLBACK_SOLVER}")(model, x, sigmas, **arguments)
-    if choice.own_grid:
-        x, sigmas = on_own_grid(entry, model, x, sigmas)
-    sigmas = stock_start(model.inner_model.model_patcher, entry.parameters.method, entry.parameters.order, sigmas)
-    return run_entry(entry, model, x, sigmas, extra_args, callback, disable)
+        return feature(f"comfy.k_diffusion.sampling:sample_{FALLBACK_SOLVER}")(model, x, wanted, **arguments)
+    wanted = stock_start(patcher, entry.parameters.method, entry.parameters.order, wanted)
+    return run_entry(entry, model, x, wanted, extra_args, callback, disable)
 
 
 def _find(model: Any, sigmas: Tensor) -> Choice:
@@ -87,7 +100,9 @@ def _find(model: Any, sigmas: Tensor) -> Choice:
         _say("the model comes from a node that does not say what it is", FALLBACK_SOLVER)
         return Choice()
     info, guidance = model_info(patcher), scale_of(guider)
-    choice = choose(library.entries(), info, guidance, sigmas.tolist())
+    largest = float(patcher.get_model_object("model_sampling").sigma_max)
+    both = is_plain(guider) and guidance != 1
+    choice = choose(library.entries(), info, guidance, sigmas.tolist(), handed=_handed, largest=largest, both=both)
     if choice.entry is None:
         known = "; ".join(choice.reasons) or f"there are none in {library.output_folder()} and models/dode"
         steps, scale = len(sigmas) - 1, "" if guidance is None else f" at guidance {guidance:g}"
@@ -103,19 +118,29 @@ def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
     """The noise levels of saved parameters with this many steps, newest first; else a usual schedule.
 
     The host asks for σ before it says which model they are for. What it does give, the kind of prediction and the largest
-    σ, narrows the choice down; the sampler looks at the rest. If the guidance scale is another one, it goes over to the
-    noise levels of the right entry of the same file; if all is wrong, it falls back.
+    σ, narrows the choice down. The sampler, which knows the rest, goes over to the levels of whichever entry fits best.
     """
     prediction, largest = prediction_of(model_sampling), float(model_sampling.sigma_max)
-    low, high = (part * largest for part in _START_RANGE)
     for name, entry in library.entries():
-        grid = entry.parameters.sigmas
-        if len(grid) - 1 == steps and entry.model.prediction == prediction and low <= grid[0] <= high:
+        grid, kind = entry.parameters.sigmas, entry.model.prediction
+        if len(grid) - 1 == steps and grid[-1] == 0 and kind in (prediction, "") and in_reach(entry, largest):
             _say(f"the scheduler uses the noise levels of {name} ({summary(entry)})")
+            if grid in _handed:
+                _handed.remove(grid)
+            _handed.appendleft(grid)
             return torch.tensor(grid, dtype=torch.float32)
-    fallback = FALLBACK_SCHEDULER_FLOW if prediction == "flow" else FALLBACK_SCHEDULER
-    _say(f"no saved parameters bring noise levels for {steps} steps", fallback)
-    return feature("comfy.samplers:calculate_sigmas")(model_sampling, fallback, steps)
+    _say(f"no saved parameters bring noise levels for {steps} steps", _fallback_scheduler(model_sampling))
+    return _usual(model_sampling, Part(steps, 0, steps))
+
+
+def _usual(model_sampling: Any, part: Part) -> Tensor:
+    """A part of the schedule of a kind of model where there are no saved noise levels."""
+    levels = feature("comfy.samplers:calculate_sigmas")(model_sampling, _fallback_scheduler(model_sampling), part.steps)
+    return levels if part == Part(part.steps, 0, part.steps) else levels.new_tensor(part.of(levels.tolist()))
+
+
+def _fallback_scheduler(model_sampling: Any) -> str:
+    return FALLBACK_SCHEDULER_FLOW if prediction_of(model_sampling) == "flow" else FALLBACK_SCHEDULER
 
 
 def _say(text: str, instead: str = "") -> None:

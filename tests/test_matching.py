@@ -8,7 +8,7 @@ import pytest
 
 from dode import Entry, ModelInfo, Parameters
 from dode.errors import ParameterError
-from dode.files.choice import choose
+from dode.files.choice import Part, choose
 from dode.files.compatibility import compare
 from dode.files.interpolation import interpolate
 
@@ -99,34 +99,86 @@ def test_choose_takes_the_scale_and_the_grid() -> None:
     three, six = entry(3.0, 10.0, 0.1), entry(6.0, 20.0, 0.4)
     there = named(three, six)
     for one in (three, six):
-        found = choose(there, MODEL, one.guidance, one.parameters.sigmas)
-        assert (found.entry, found.own_grid, found.name) == (one, False, "file")
-        assert choose(there, MODEL, one.guidance, one.parameters.sigmas[1:]).entry is one
+        grid = one.parameters.sigmas
+        found = choose(there, MODEL, one.guidance, grid)
+        assert (found.entry, found.own_grid, found.name, found.sigmas) == (one, False, "file", grid)
+        assert choose(there, MODEL, one.guidance, grid[1:]).entry is one
 
 
-def test_choose_leaves_a_siblings_grid_for_its_own() -> None:
+def test_levels_of_any_entry_stand_for_those_of_the_best() -> None:
     three, six = entry(3.0, 10.0, 0.1), entry(6.0, 20.0, 0.4)
+    other = replace(six, model=replace(MODEL, family="DiT"))
+    own = six.parameters.sigmas
+    for there in (named(three, six), named(three) + named(six, name="another"), named(other) + named(six, name="another")):
+        given = there[0][1].parameters.sigmas
+        found = choose(there, MODEL, 6.0, given)
+        assert (found.entry, found.own_grid, found.sigmas) == (six, given != own, own)
+        for part in (slice(0, 3), slice(1, 4), slice(1, 3), slice(2, 4)):
+            found = choose(there, MODEL, 6.0, given[part])
+            assert (found.entry, found.sigmas) == (six, own[part])
     there = named(three, six)
-    found = choose(there, MODEL, 6.0, three.parameters.sigmas)
-    assert (found.entry, found.own_grid) == (six, True)
-    between = choose(there, MODEL, 4.5, three.parameters.sigmas)
+    between = choose(there, MODEL, 4.5, three.parameters.sigmas[1:])
     assert between.own_grid
     assert between.entry is not None
-    assert between.entry.guidance == 4.5
+    assert (between.entry.guidance, between.sigmas) == (4.5, between.entry.parameters.sigmas[1:])
     on_its_own = choose(there, MODEL, 4.5, between.entry.parameters.sigmas)
     assert (on_its_own.own_grid, on_its_own.entry is None) == (False, False)
-    for scale, sigmas in ((6.0, three.parameters.sigmas[1:]), (6.0, (9.0, 2.0, 0.5, 0.0)), (8.0, three.parameters.sigmas)):
+    for scale, sigmas in ((6.0, (9.0, 2.0, 0.5, 0.0)), (8.0, three.parameters.sigmas)):
         assert choose(there, MODEL, scale, sigmas).entry is None
-    assert choose(named(three) + named(six, name="another"), MODEL, 6.0, three.parameters.sigmas).entry is None
+
+
+def test_levels_that_were_handed_out_count_where_their_file_is_gone() -> None:
+    mine, gone = entry(3.0, 10.0), (9.0, 2.0, 0.5, 0.0)
+    assert choose(named(mine), MODEL, 3.0, gone).entry is None
+    found = choose(named(mine), MODEL, 3.0, gone[1:], handed=[gone])
+    assert (found.entry, found.sigmas) == (mine, mine.parameters.sigmas[1:])
+    assert found.part == Part(3, 1, 3)
+    nothing = choose(named(mine), MODEL, 5.0, gone[1:], handed=[gone])
+    assert (nothing.entry, nothing.foreign, nothing.part) == (None, True, Part(3, 1, 3))
+    assert not choose(named(mine), MODEL, 5.0, mine.parameters.sigmas, handed=[mine.parameters.sigmas]).foreign
+
+
+def test_an_end_that_was_put_to_0_is_said() -> None:
+    mine = entry(3.0)
+    forced = (*mine.parameters.sigmas[:2], 0.0)
+    found = choose(named(mine), MODEL, 3.0, forced)
+    assert (found.entry, found.part) == (None, Part(3, 0, 2, forced=True))
+    assert found.part is not None
+    assert found.part.of((8.0, 4.0, 2.0, 0.0)) == (8.0, 4.0, 0.0)
+    assert "put to 0" in found.reasons[0]
+
+
+def test_what_starts_far_away_is_not_taken_for_others_levels() -> None:
+    """The same kind of model with another range of noise levels, as zero terminal SNR has."""
+    near, far = entry(3.0, 10.0), entry(6.0, 4000.0)
+    for largest, wanted in ((4500.0, far), (14.6, None), (None, far)):
+        assert choose(named(near, far), MODEL, 6.0, near.parameters.sigmas, largest=largest).entry is wanted
+
+
+def test_without_both_outputs_of_guidance_none_is_taken_that_weighs_them() -> None:
+    weighing, plain = entry(3.0, value=0.1), entry(3.0, guidance=None)
+    there = named(weighing) + named(plain, name="plain")
+    assert choose(there, MODEL, None, plain.parameters.sigmas).entry is weighing
+    assert choose(there, MODEL, None, plain.parameters.sigmas, both=False).entry is plain
+    assert "weighs both outputs" in choose(there[:1], MODEL, None, plain.parameters.sigmas, both=False).reasons[0]
+
+
+def test_what_cannot_run_on_a_part_is_passed_over() -> None:
+    whole = entry(3.0, method="dpm_2_singlestep", order=2, values=np.zeros((3, 1)), guidance=None)
+    mine = entry(3.0)
+    there = named(whole) + named(mine, name="mine")
+    assert choose(there, MODEL, 3.0, mine.parameters.sigmas).entry is whole
+    assert choose(there, MODEL, 3.0, mine.parameters.sigmas[1:]).entry is mine
+    assert "cannot run here" in choose(there[:1], MODEL, 3.0, mine.parameters.sigmas[1:]).reasons[0]
 
 
 def test_choose_says_why_not() -> None:
-    there = named(entry(3.0), replace(entry(6.0), model=replace(MODEL, family="DiT")))
-    assert set(choose(there, MODEL, 5.0, (9.0, 1.0, 0.0)).reasons) == {"1 for another kind of model", "1 fitted at guidance 3"}
-    assert choose(there, MODEL, 3.0, (9.0, 1.0, 0.0)).reasons == (
-        "1 for another kind of model",
-        "1 for other noise levels (3 steps)",
-    )
+    there = named(entry(3.0), name="a") + named(replace(entry(6.0), model=replace(MODEL, family="DiT")), name="b")
+    kind = "b: is for another kind of model (fitted for the architecture 'DiT', this model has 'UNet')"
+    assert choose(there, MODEL, 5.0, (9.0, 1.0, 0.0)).reasons == ("a: was fitted at guidance 3", kind)
+    assert choose(there, MODEL, 3.0, (9.0, 1.0, 0.0)).reasons == ("a: has 3 steps, not 2", kind)
+    many = [pair for number in range(5) for pair in named(entry(3.0), name=str(number))]
+    assert choose(many, MODEL, 5.0, (9.0, 1.0, 0.0)).reasons == ("0, 1, 2 and 2 more: was fitted at guidance 3",)
 
 
 def test_another_checkpoint_of_the_kind_is_second_best() -> None:
@@ -136,13 +188,14 @@ def test_another_checkpoint_of_the_kind_is_second_best() -> None:
     assert choose(named(other) + named(mine, name="mine"), MODEL, 3.0, mine.parameters.sigmas).entry is mine
 
 
-FITTED = ModelInfo("a.safetensors", "SDXL", "eps", 4, "blocks-1")
+FITTED = ModelInfo("a.safetensors", "SDXL", "eps", 4, "blocks-1", "none")
 
 
 def verdicts(model: ModelInfo, guidance: float | None = 3.0, sigmas: Any = (10.0, 2.5, 0.625, 0.0)) -> dict[str, str]:
     match = compare(replace(entry(3.0), model=FITTED), model, guidance, sigmas)
     assert [each.what for each in match.compared] == [
-        "architecture", "prediction kind", "latent channels", "σ grid", "guidance", "checkpoint name", "fingerprint"
+        "architecture", "prediction kind", "latent channels", "σ grid", "guidance", "checkpoint name", "fingerprint",
+        "weight patches"
     ]  # fmt: skip
     assert all(each.words for each in match.compared)
     assert set(match.hard) == {each.words for each in match.compared if each.verdict == "hard"}
@@ -163,6 +216,8 @@ def test_each_thing_is_compared_by_itself() -> None:
         ("fingerprint", {"fingerprint": "blocks-2"}, "soft"),
         ("fingerprint", {"fingerprint": ""}, "unknown"),
         ("checkpoint name", {"name": ""}, "unknown"),
+        ("weight patches", {"patches": "a LoRA"}, "soft"),
+        ("weight patches", {"patches": ""}, "unknown"),
     ):
         assert verdicts(replace(FITTED, **changes)) == {**agreed, what: verdict}, what
     assert verdicts(FITTED, guidance=5.0) == {**agreed, "guidance": "soft"}

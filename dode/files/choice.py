@@ -1,84 +1,246 @@
-"""Which of many entries is the one for a model, a guidance scale and a grid."""
+"""Which of many entries is the one for a model, a guidance scale and noise levels: by the order of ``docs/matching.md``.
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+Knows no host: a host says what it has to sample on, and gets what to run, or why there is nothing to run.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
-
-from dode.correction import SIGMA_TOLERANCE
-from dode.errors import ParameterError
-from dode.files.compatibility import compare, on_grid, same_guidance
+from dode.correction import position
+from dode.errors import DodeError, ParameterError
+from dode.files.compatibility import Match, compare, same_guidance
 from dode.files.interpolation import interpolate
 from dode.files.parameter_file import Entry, ModelInfo
+
+REACH = (0.15, 1.05)
+"""Where an entry's first noise level may lie, in the model's largest: learned ones start lower than that."""
+_MOST_NAMES = 3
+_FAR = 9
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a grid of noise levels.
+
+    Attributes:
+        steps: of the whole grid.
+        first, last: the numbers of its first and last level.
+        forced: the last level was put to 0 where the grid has another.
+    """
+
+    steps: int
+    first: int
+    last: int
+    forced: bool = False
+
+    def of(self, levels: Sequence[float]) -> tuple[float, ...]:
+        """The same part of another grid with as many steps.
+
+        Example:
+            >>> Part(3, 1, 3).of([9.0, 3.0, 1.0, 0.0])
+            (3.0, 1.0, 0.0)
+        """
+        found = tuple(float(level) for level in levels[self.first : self.last + 1])
+        return (*found[:-1], 0.0) if self.forced else found
+
+
+def part_of(sigmas: Sequence[float], whole: Sequence[float]) -> Part | None:
+    """Where noise levels lie in a whole grid: a contiguous part of it, whose last level may have been put to 0.
+
+    Hosts take the end of a grid for image-to-image, and any part where a user samples in several. None if they are no part.
+    """
+    steps, taken = len(whole) - 1, len(sigmas) - 1
+    if taken < 1:
+        return None
+    first = position(sigmas, whole)
+    if first is not None:
+        return Part(steps, first, first + taken)
+    first = position(sigmas[:-1], whole) if sigmas[-1] == 0 else None
+    return Part(steps, first, first + taken, forced=True) if first is not None and first + taken <= steps else None
+
+
+def in_reach(entry: Entry, largest: float | None) -> bool:
+    """Whether an entry starts where a model with this largest noise level can start; None is unknown."""
+    low, high = REACH
+    return largest is None or low * largest <= entry.parameters.sigmas[0] <= high * largest
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The outcome of looking for parameters.
+    """What was found for noise levels to sample on.
 
     Attributes:
-        name, entry: what was found.
-        reasons: or why nothing was, in words.
-        own_grid: the entry is to run on its own noise levels, since the given ones are those of another guidance scale.
+        name, entry: the entry to run and its file.
+        sigmas: the noise levels to run it on, a part of its own; without an entry those that were given.
+        own_grid: these are other levels than the given ones: the start has to be moved there.
+        part: where the given levels lie in the grid that a scheduler of saved levels handed out; None for other levels.
+        foreign: they are the levels of another kind of model, or of a file that is gone: a plain solver needs others.
+        reasons: why there is no entry, in words, what comes closest first.
     """
 
     name: str = ""
     entry: Entry | None = None
-    reasons: tuple[str, ...] = ()
+    sigmas: tuple[float, ...] = ()
     own_grid: bool = False
+    part: Part | None = None
+    foreign: bool = False
+    reasons: tuple[str, ...] = ()
 
 
-def choose(entries: Iterable[tuple[str, Entry]], model: ModelInfo, guidance: float | None, sigmas: Sequence[float]) -> Choice:
-    """The first of the named entries that belongs to a model, a guidance scale and a grid (or the whole of which it is part).
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    entry: Entry
+    match: Match
+    blended: bool = False
 
-    Between the scales of one file's entries it interpolates. Unlike a user who picks a file by hand, this takes no soft
-    differences but one: parameters of another checkpoint of the same kind are taken if there are none of this one. Where the
-    grid is the whole one of an entry for another scale, in a file with one for this scale, that is taken on its own grid:
-    who asked for the noise levels did not know the scale.
+    def rank(self, guidance: float | None, on_given: bool) -> tuple[float, ...]:
+        """The order of preference: smaller is better; what is equal here stays in the order it was given in."""
+        verdict = {each.what: each.verdict for each in self.match.compared}
+        weights, name = verdict["fingerprint"], verdict["checkpoint name"]
+        checkpoint = {"same": 0, "soft": 3}.get(weights, {"same": 1, "unknown": 2}.get(name, 3))
+        patches = {"same": 0, "unknown": 1}.get(verdict["weight patches"], 2)
+        unknown = guidance is not None and self.entry.guidance is None
+        return checkpoint, patches, 2 if unknown else int(self.blended), self._distance(guidance), int(not on_given)
+
+    def _distance(self, guidance: float | None) -> float:
+        return 0.0 if guidance is None or self.entry.guidance is None else round(abs(self.entry.guidance - guidance), 3)
+
+
+def choose(
+    entries: Iterable[tuple[str, Entry]],
+    model: ModelInfo,
+    guidance: float | None,
+    sigmas: Sequence[float],
+    *,
+    handed: Iterable[Sequence[float]] = (),
+    largest: float | None = None,
+    both: bool = True,
+) -> Choice:
+    """The entry that fits best, and the part of its own noise levels to run it on.
+
+    A scheduler that hands out saved noise levels mostly does not know the model yet, nor the guidance. So levels that are those
+    of any entry, whole or in part, stand for the same part of the grid of whichever entry fits best with as many steps. Other
+    levels, such as a host's own schedule, are taken as they are. Between the scales of one file's entries it interpolates.
+
+    Unlike a user who picks a file by hand, this takes no entry of another guidance. One of another checkpoint of the same kind,
+    or of the same with other weight patches, is taken where there is no better one: ``compare`` says so.
+
+    Args:
+        entries: pairs of a file's name and an entry, those of one file together, newest file first.
+        model, guidance: to sample with; None where there is no single scale.
+        sigmas: the noise levels to sample on, at least two.
+        handed: whole grids that a scheduler is known to have handed out, for the case that their file is gone since.
+        largest: the model's largest noise level. Entries that start far from it are not taken for others' levels.
+        both: the host gives both outputs of guidance; where it does not, no entry can run that weighs them.
+
+    Example:
+        >>> found = choose([("file", entry)], entry.model, entry.guidance, entry.parameters.sigmas)
+        >>> found.entry is entry
+        True
     """
-    second_best: Choice | None = None
-    reasons: Counter[str] = Counter()
-    for name, group in groupby(entries, key=lambda named: named[0]):
-        there: list[Entry] = []
-        for _, entry in group:
-            if compare(entry, model):
-                there.append(entry)
-            else:
-                reasons["for another kind of model"] += 1
-        for found in _of_file(name, there, guidance, sigmas, reasons):
-            if found.entry is not None and not compare(found.entry, model).soft:
-                return found
-            second_best = second_best or found
-    return second_best or Choice(reasons=tuple(f"{count} {reason}" for reason, count in reasons.items()))
+    known = list(entries)
+    reasons = _Reasons()
+    kin: list[_Candidate] = []
+    for name, entry in known:
+        match = compare(entry, model)
+        if match:
+            kin.append(_Candidate(name, entry, match))
+        else:
+            reasons.add(_FAR, f"is for another kind of model ({match.hard[0]})", name)
+    handed_parts = _parts(sigmas, handed)
+    kin_parts = _parts(sigmas, (each.entry.parameters.sigmas for each in kin))
+    other_parts = _parts(sigmas, (entry.parameters.sigmas for _, entry in known))
+    parts = sorted(dict.fromkeys((*handed_parts, *kin_parts, *other_parts)), key=lambda part: part.forced)
+    part = parts[0] if parts else None
+    able: list[tuple[tuple[float, ...], _Candidate, tuple[float, ...], bool]] = []
+    for candidate in _at_scale(kin, guidance, reasons):
+        own = candidate.entry.parameters.sigmas
+        mine = next((part for part in parts if part.steps == len(own) - 1), None)
+        if not both and candidate.entry.parameters.tableau().guided:
+            reasons.add(1, "weighs both outputs of guidance, which this guider or this scale does not give", candidate.name)
+        elif position(sigmas, own) is not None:
+            able.append((candidate.rank(guidance, on_given=True), candidate, tuple(sigmas), False))
+        elif mine and not mine.forced and own[-1] == 0 and in_reach(candidate.entry, largest):
+            able.append((candidate.rank(guidance, on_given=False), candidate, mine.of(own), True))
+        else:
+            reasons.add(*_other_levels(candidate.entry, sigmas, part, mine), candidate.name)
+    for _, candidate, levels, own_grid in sorted(able, key=lambda each: each[0]):
+        if not (problem := _problem(candidate.entry, levels)):
+            return Choice(candidate.name, candidate.entry, levels, own_grid, part)
+        reasons.add(0, f"cannot run here ({problem})", candidate.name)
+    foreign = bool(handed_parts) and not kin_parts
+    return Choice(sigmas=tuple(sigmas), part=part, foreign=foreign, reasons=reasons.said())
 
 
-def _of_file(
-    name: str, entries: list[Entry], guidance: float | None, sigmas: Sequence[float], reasons: Counter[str]
-) -> list[Choice]:
-    """The choices that one file offers, the best first; why the others are none is counted in ``reasons``."""
-    at_scale: list[Entry] = [entry for entry in entries if same_guidance(entry, guidance)]
-    whole = [entry for entry in entries if _same_grid(entry, sigmas)]
-    for steps, model in dict.fromkeys((len(entry.parameters.sigmas), entry.model) for entry in entries):
-        alike = [entry for entry in entries if (len(entry.parameters.sigmas), entry.model) == (steps, model)]
-        if not any(same_guidance(entry, guidance) for entry in alike):
-            try:
-                at_scale.append(interpolate(alike, guidance))
-            except ParameterError:
-                reasons.update(f"fitted at guidance {entry.guidance:g}" for entry in alike)
-    running = [Choice(name, entry) for entry in at_scale if on_grid(entry, sigmas)]
-    kin = [
-        Choice(name, entry, own_grid=True)
-        for entry in at_scale
-        if any(entry.model == other.model and not same_guidance(other, guidance) for other in whole)
-        if len(entry.parameters.sigmas) == len(sigmas)
-    ]
-    if not running and not kin:
-        reasons.update(f"for other noise levels ({len(entry.parameters.sigmas) - 1} steps)" for entry in at_scale)
-    return running or kin
+def _problem(entry: Entry, levels: Sequence[float]) -> str:
+    """Why an entry cannot run on a part of its noise levels, or nothing: some solvers take other stages there."""
+    try:
+        entry.parameters.tableau(levels)
+    except DodeError as error:
+        return str(error).rstrip(".")
+    return ""
 
 
-def _same_grid(entry: Entry, sigmas: Sequence[float]) -> bool:
-    fitted = entry.parameters.sigmas
-    return len(fitted) == len(sigmas) and np.allclose(fitted, sigmas, rtol=SIGMA_TOLERANCE, atol=0)
+def _parts(sigmas: Sequence[float], grids: Iterable[Sequence[float]]) -> list[Part]:
+    return [part for whole in grids if (part := part_of(sigmas, whole))]
+
+
+def _at_scale(kin: Iterable[_Candidate], guidance: float | None, reasons: "_Reasons") -> Iterator[_Candidate]:
+    """The entries for a guidance scale: those fitted at it or at an unknown one, and of each file and number of steps, where
+    none was fitted at it, what lies between two."""
+    for (name, _, _), group in _grouped(kin):
+        there = [each for each in group if same_guidance(each.entry, guidance)]
+        yield from there
+        if guidance is None or any(each.entry.guidance is not None for each in there):
+            continue
+        fitted = [each.entry for each in group if each.entry.guidance is not None]
+        try:
+            blend = interpolate(fitted, guidance)
+            yield _Candidate(name, blend, group[0].match, blended=True)
+        except ParameterError:
+            for entry in fitted:
+                reasons.add(2, f"was fitted at guidance {entry.guidance:g}", name)
+
+
+def _grouped(kin: Iterable[_Candidate]) -> Iterator[tuple[tuple[str, int, ModelInfo], list[_Candidate]]]:
+    """By file, number of steps and model, in the order given."""
+    for _, of_file in groupby(kin, key=lambda each: each.name):
+        groups: dict[tuple[str, int, ModelInfo], list[_Candidate]] = {}
+        for each in of_file:
+            groups.setdefault((each.name, len(each.entry.parameters.sigmas), each.entry.model), []).append(each)
+        yield from groups.items()
+
+
+def _other_levels(entry: Entry, sigmas: Sequence[float], part: Part | None, mine: Part | None) -> tuple[int, str]:
+    """Why an entry for this model and guidance cannot run on noise levels; how far it is from fitting, and words."""
+    steps, taken = len(entry.parameters.sigmas) - 1, len(sigmas) - 1
+    if mine and mine.forced:
+        return 0, "has these levels but for the last, which was put to 0 (return_with_leftover_noise is off)"
+    if mine:
+        return 1, "has noise levels that this model does not reach, or that do not end at 0"
+    if part:
+        return 1, f"has {steps} steps, and these noise levels are of {part.steps}"
+    if steps == taken:
+        return 0, f"has {steps} steps on other noise levels (scheduler dode has its own)"
+    return 1, f"has {steps} steps, not {taken}"
+
+
+class _Reasons:
+    """Why files were passed over, in words."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[int, str], dict[str, None]] = {}
+
+    def add(self, far: int, words: str, name: str) -> None:
+        """``far``: how far from fitting."""
+        self._files.setdefault((far, words), {})[name] = None
+
+    def said(self) -> tuple[str, ...]:
+        """What comes closest first."""
+        found: list[str] = []
+        for (_, words), names in sorted(self._files.items(), key=lambda item: item[0][0]):
+            listed, more = list(names)[:_MOST_NAMES], len(names) - _MOST_NAMES
+            found.append(f"{', '.join(listed)}{f' and {more} more' if more > 0 else ''}: {words}")
+        return tuple(found)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dode.correction import brief
 from dode.errors import DodeError
-from dode.files.parameter_file import Entry, ModelInfo
+from dode.files.parameter_file import NO_PATCHES, Entry, ModelInfo
 
 _GUIDANCE_TOLERANCE = 0.01
 
@@ -20,7 +20,8 @@ class Compared:
     """One thing that was compared.
 
     Attributes:
-        what: "architecture", "prediction kind", "latent channels", "σ grid", "guidance", "checkpoint name" or "fingerprint".
+        what: "architecture", "prediction kind", "latent channels", "σ grid", "guidance", "checkpoint name", "fingerprint" or
+            "weight patches".
         verdict: "same"; "unknown" where either side does not say; "soft" for a difference with which the parameters may
             still help, or not; "hard" for one with which they make no sense.
         words: what both sides say.
@@ -72,6 +73,7 @@ def compare(entry: Entry, model: ModelInfo, guidance: float | None = None, sigma
             _grid(entry, sigmas),
             _guidance(entry, guidance),
             *_checkpoint(fitted, model),
+            _patches(_fitted_with(entry), model.patches),
         )
     )
 
@@ -130,6 +132,23 @@ def _checkpoint(fitted: ModelInfo, model: ModelInfo) -> tuple[Compared, Compared
     if same_weights:
         return name, Compared("fingerprint", "same", "the same checkpoint")
     return name, Compared("fingerprint", "soft", "fitted on other weights (the checkpoints' fingerprints differ)")
+
+
+def _fitted_with(entry: Entry) -> str:
+    """The weight patches that an entry was fitted with. A file of version 0.2 says in its recipe how many weights had some."""
+    return entry.model.patches or (NO_PATCHES if entry.recipe.get("weight_patches") == 0 else "")
+
+
+def _patches(fitted: str, model: str) -> Compared:
+    what = "weight patches"
+    if not fitted or not model:
+        return Compared(what, "unknown", "not said " + ("in the file" if not fitted else "of this model"))
+    if fitted == model:
+        return Compared(what, "same", "none" if model == NO_PATCHES else "the same (a LoRA or a merge)")
+    which = {fitted: "with none, this model has some", model: "with some, this model has none"}.get(
+        NO_PATCHES, "not those here"
+    )
+    return Compared(what, "soft", f"fitted with other weight patches (a LoRA or a merge): {which}")
 
 
 def same_guidance(entry: Entry, guidance: float | None) -> bool:

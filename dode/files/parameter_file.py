@@ -40,6 +40,7 @@ _DIMENSIONS = {"sigmas": 1, "values": 2, "guidance": 2, "model_sigmas": 1}
 _LEVELS = ("sigmas", "model_sigmas")
 _OPTIONAL = ("guidance", "model_sigmas")  # from version 2 on
 _WORDS = ("author", "licence", "notes")
+NO_PATCHES = "none"
 
 RecipeValue = str | float | int | bool | None | Sequence[float] | Sequence[str]
 Recipe = Mapping[str, RecipeValue]
@@ -54,7 +55,9 @@ class ModelInfo:
         family: architecture class.
         prediction: "eps", "v", "edm", "flow" or another short word.
         channels: channels of the latent.
-        fingerprint: of the weights.
+        fingerprint: of the checkpoint's weights.
+        patches: of what is put on those weights, such as LoRAs and merges and how strong they are: a short text that is the
+            same for the same ones, ``NO_PATCHES`` where there are none, "" where it is not known.
 
     Example:
         >>> ModelInfo(name="dreams.safetensors", family="SD15", prediction="eps", channels=4).prediction
@@ -66,6 +69,7 @@ class ModelInfo:
     prediction: str = ""
     channels: int | None = None
     fingerprint: str = ""
+    patches: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +235,8 @@ def to_bytes(content: ParameterFile) -> bytes:
                 tensors[f"{number}.{name}"] = np.asarray(getattr(parameters, name), dtype=np.float64)
         described = {name: getattr(parameters, name) for name in ("method", "order", "directions", "coordinate")}
         described |= {"guidance": entry.guidance, "model": _cleaned(asdict(entry.model))}
+        if not entry.model.patches:
+            del described["model"]["patches"]  # as files were written before there was this field
         described["report"] = None if entry.report is None else asdict(entry.report)
         if entry.recipe:
             described["recipe"] = _cleaned(entry.recipe)

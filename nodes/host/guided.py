@@ -104,11 +104,12 @@ def _mask_at(model_k: Any, sigma: Tensor, extra_args: dict[str, Any]) -> Any:
     return function(sigma, mask, extra_options=around)
 
 
-def start_at(guider: Any, noise: Tensor, sigma: float) -> Tensor:
-    """Where the host starts an empty latent at a noise level."""
+def start_at(guider: Any, noise: Tensor, sigma: float, image: Tensor | None = None) -> Tensor:
+    """Where the host starts a latent image, without one an empty latent, at a noise level."""
     level = torch.tensor(sigma, dtype=torch.float32, device=noise.device)
     ending = KSAMPLER(None).max_denoise(guider, [sigma])
-    return guider.inner_model.model_sampling.noise_scaling(level, noise, torch.zeros_like(noise), ending)
+    image = torch.zeros_like(noise) if image is None else image
+    return guider.inner_model.model_sampling.noise_scaling(level, noise, image, ending)
 
 
 def run_entry(
@@ -134,14 +135,6 @@ def run_entry(
         )
     denoiser = with_guidance(model_k, options) if tableau.guided else model_k
     return sample(denoiser, x, tableau, extra_args=arguments, callback=callback, disable=disable)
-
-
-def on_own_grid(entry: Entry, model_k: Any, x: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
-    """A start at other noise levels moved to the start of the entry's own: right for an empty latent."""
-    own = sigmas.new_tensor(entry.parameters.sigmas)
-    one = torch.ones(1)
-    given, wanted = (float(start_at(model_k.inner_model, one, float(first))) for first in (sigmas[0], own[0]))
-    return x * (wanted / given), own
 
 
 def told(options: dict[str, Any], sigmas: Sequence[float], device: torch.device) -> dict[str, Any]:
