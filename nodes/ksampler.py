@@ -79,18 +79,20 @@ def sample_dode(
     choice = _find(model, sigmas) if len(sigmas) > 1 else Choice()
     entry = choice.entry
     patcher: Any = getattr(getattr(model, "inner_model", None), "model_patcher", None)
-    wanted = sigmas
+
+    def run(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any) -> Tensor:
+        if entry is None:
+            stock = feature(f"comfy.k_diffusion.sampling:sample_{FALLBACK_SOLVER}")
+            return stock(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
+        sigmas = stock_start(patcher, entry.parameters.method, entry.parameters.order, sigmas)
+        return run_entry(entry, model, x, sigmas, extra_args, callback, disable)
+
     if choice.own_grid:
-        wanted = sigmas.new_tensor(choice.sigmas)
-    elif choice.foreign and choice.part is not None:
-        wanted = _usual(patcher.get_model_object("model_sampling"), choice.part).to(sigmas)
-    if wanted is not sigmas:
-        model, x, extra_args = on_levels(model, x, extra_args, sigmas, wanted)
-    if entry is None:
-        arguments = {"extra_args": extra_args, "callback": callback, "disable": disable}
-        return feature(f"comfy.k_diffusion.sampling:sample_{FALLBACK_SOLVER}")(model, x, wanted, **arguments)
-    wanted = stock_start(patcher, entry.parameters.method, entry.parameters.order, wanted)
-    return run_entry(entry, model, x, wanted, extra_args, callback, disable)
+        return on_levels(run, model, x, sigmas, sigmas.new_tensor(choice.sigmas), extra_args)
+    if choice.foreign and choice.part is not None:
+        usual = _usual(patcher.get_model_object("model_sampling"), choice.part)
+        return on_levels(run, model, x, sigmas, usual.to(sigmas), extra_args)
+    return run(model, x, sigmas, extra_args)
 
 
 def _find(model: Any, sigmas: Tensor) -> Choice:

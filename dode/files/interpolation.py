@@ -25,10 +25,10 @@ def interpolate(entries: Iterable[Entry], guidance: float | None) -> Entry:
         ParameterError: there is none at this scale, nor on both sides of it; the message names the scales there are.
     """
     known = list(entries)
+    if not known:
+        raise ParameterError("There are no parameters to choose from.")
     same = [entry for entry in known if same_guidance(entry, guidance)]
     if guidance is None or same:
-        if not known:
-            raise ParameterError("There are no parameters to choose from.")
         return min(same, key=lambda entry: _distance(entry, guidance))
     between = [
         (above.guidance - below.guidance, below, above)

@@ -11,6 +11,7 @@ from dode.files.parameter_file import ModelInfo
 from dode.methods import build_tableau
 
 from . import feature
+from .weight_patches import patches_of
 
 # What KSampler's `dode` runs where no parameters fit.
 FALLBACK_SOLVER, FALLBACK_SCHEDULER, FALLBACK_SCHEDULER_FLOW = "dpmpp_2m", "karras", "simple"
@@ -89,6 +90,7 @@ def model_info(model: Any) -> ModelInfo:
         prediction=prediction_of(model.get_model_object("model_sampling")),
         channels=int(latent_format.latent_channels),
         fingerprint=str(getattr(kind, "dode_fingerprint", fingerprint(path) if path else "")),
+        patches=patches_of(model),
     )
 
 
