@@ -7,18 +7,19 @@ nothing of theirs is replaced.
 import json
 import logging
 from collections import deque
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dode.files.choice import Choice, Part, choose, in_reach
+from dode.files.choice import Choice, Part, choose, in_reach, part_of
 from dode.files.compatibility import compare
 
 from . import library
-from .host import feature, folder_paths, log, say_once
-from .host.guided import is_plain, run_entry, scale_of
+from .host import feature, folder_paths, log, say_changed
+from .host.guided import guider_of, has_channel, run_entry, scale_of
 from .host.model_info import (
     FALLBACK_SCHEDULER,
     FALLBACK_SCHEDULER_FLOW,
@@ -28,11 +29,12 @@ from .host.model_info import (
     stock_start,
 )
 from .host.other_levels import on_levels
-from .page.text import summary, warn_of
+from .page.text import summary, warnings
 
 NAME = "dode"
 SETTING = "dode.ksampler"
 _MOST_HANDED = 256
+_MOST_ASKED, _MOST_LOOKED_AT = 20, 200  # denoise 0.05; and no more steps than that
 # Grids that the scheduler has handed out, newest first: the host may keep them longer than their files are there.
 _handed: deque[tuple[float, ...]] = deque(maxlen=_MOST_HANDED)
 
@@ -76,9 +78,9 @@ def sample_dode(
 
     σ that `dode` as a scheduler handed out, whole or in part, stand for the same part of the levels of whichever entry fits.
     """
-    choice = _find(model, sigmas) if len(sigmas) > 1 else Choice()
+    choice = _find(model, sigmas, (extra_args or {}).get("model_options") or {}) if len(sigmas) > 1 else Choice()
     entry = choice.entry
-    patcher: Any = getattr(getattr(model, "inner_model", None), "model_patcher", None)
+    patcher: Any = getattr(guider_of(model), "model_patcher", None)
 
     def run(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any) -> Tensor:
         if entry is None:
@@ -95,25 +97,41 @@ def sample_dode(
     return run(model, x, sigmas, extra_args)
 
 
-def _find(model: Any, sigmas: Tensor) -> Choice:
-    guider = getattr(model, "inner_model", None)
-    patcher = getattr(guider, "model_patcher", None)
-    if patcher is None:
-        _say("the model comes from a node that does not say what it is", FALLBACK_SOLVER)
+def _find(model: Any, sigmas: Tensor, options: dict[str, Any]) -> Choice:
+    guider = guider_of(model)
+    if guider is None:
+        _say("sampler", "the model comes from a node that does not say what it is", FALLBACK_SOLVER)
         return Choice()
+    patcher = guider.model_patcher
     info, guidance = model_info(patcher), scale_of(guider)
     largest = float(patcher.get_model_object("model_sampling").sigma_max)
-    both = is_plain(guider) and guidance != 1
+    both = has_channel(guider, options)
     choice = choose(library.entries(), info, guidance, sigmas.tolist(), handed=_handed, largest=largest, both=both)
+    steps, scale = len(sigmas) - 1, "" if guidance is None else f" at guidance {guidance:g}"
+    question = ("sampler", info, guidance, steps, both)
     if choice.entry is None:
-        known = "; ".join(choice.reasons) or f"there are none in {library.output_folder()} and models/dode"
-        steps, scale = len(sigmas) - 1, "" if guidance is None else f" at guidance {guidance:g}"
+        known = choice.reasons or (f"there are none in {library.output_folder()} and models/dode",)
+        known += _would_do(choice, patcher.get_model_object("model_sampling"), sigmas.tolist())
         what = f"{info.name or info.family}, {steps} steps{scale}"
-        _say(f"no saved parameters fit {what} ({known}). Make some with Distill Sampler", FALLBACK_SOLVER)
+        _say(question, f"no saved parameters fit {what} ({'; '.join(known)}). Make some with Distill Sampler", FALLBACK_SOLVER)
         return choice
-    _say(f"KSampler uses {choice.name} ({summary(choice.entry)})" + " on its own noise levels" * choice.own_grid)
-    warn_of(choice.name, compare(choice.entry, info, guidance))
+    match = compare(choice.entry, info, guidance)
+    uses = f"KSampler uses {choice.name} ({summary(choice.entry)})" + " on its own noise levels" * choice.own_grid
+    _say(question, uses, warned=warnings(choice.name, match))
     return choice
+
+
+def _would_do(choice: Choice, model_sampling: Any, sigmas: list[float]) -> tuple[str, ...]:
+    """Where only the end of a usual schedule was asked for: how many steps would be those of a file."""
+    steps = len(sigmas) - 1
+    for asked in range(steps + 1, min(_MOST_ASKED * steps, _MOST_LOOKED_AT) + 1) if choice.near else ():
+        part = part_of(sigmas, _usual(model_sampling, Part(asked, 0, asked)).tolist())
+        if part is not None and part.last == asked and not part.forced:
+            would = {max(1, round(there * steps / asked)): name for name, there in reversed(choice.near)}
+            wanted = "; ".join(f"{number} steps with scheduler dode would use {name}" for number, name in would.items())
+            asks = f"{steps} steps at denoise {steps / asked:.2g} ask for {asked}"
+            return (f"{asks}; {wanted}",) if wanted else (asks,)
+    return ()
 
 
 def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
@@ -123,15 +141,16 @@ def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
     σ, narrows the choice down. The sampler, which knows the rest, goes over to the levels of whichever entry fits best.
     """
     prediction, largest = prediction_of(model_sampling), float(model_sampling.sigma_max)
+    question = ("scheduler", prediction, largest, steps)
     for name, entry in library.entries():
         grid, kind = entry.parameters.sigmas, entry.model.prediction
         if len(grid) - 1 == steps and grid[-1] == 0 and kind in (prediction, "") and in_reach(entry, largest):
-            _say(f"the scheduler uses the noise levels of {name} ({summary(entry)})")
+            _say(question, f"the scheduler uses the noise levels of {name} ({summary(entry)})")
             if grid in _handed:
                 _handed.remove(grid)
             _handed.appendleft(grid)
             return torch.tensor(grid, dtype=torch.float32)
-    _say(f"no saved parameters bring noise levels for {steps} steps", _fallback_scheduler(model_sampling))
+    _say(question, f"no saved parameters bring noise levels for {steps} steps", _fallback_scheduler(model_sampling))
     return _usual(model_sampling, Part(steps, 0, steps))
 
 
@@ -145,8 +164,7 @@ def _fallback_scheduler(model_sampling: Any) -> str:
     return FALLBACK_SCHEDULER_FLOW if prediction_of(model_sampling) == "flow" else FALLBACK_SCHEDULER
 
 
-def _say(text: str, instead: str = "") -> None:
-    if instead:
-        say_once(f"{text}; plain {instead} is used instead.")
-    else:
-        say_once(f"{text}.", logging.INFO)
+def _say(question: Hashable, text: str, instead: str = "", warned: Sequence[str] = ()) -> None:
+    """Say what was chosen, whenever it is something else than the last time."""
+    first = (f"{text}; plain {instead} is used instead.", logging.WARNING) if instead else (f"{text}.", logging.INFO)
+    say_changed(question, first, *((warning, logging.WARNING) for warning in warned))

@@ -8,6 +8,7 @@ from typing import Any
 
 from dode.errors import DodeError, ParameterFileError
 from dode.files.compatibility import compare
+from dode.files.file_name import checked_name
 from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_numbered, save_parameters
 
 from . import PACK
@@ -15,8 +16,6 @@ from .host import folder_paths, log, say_once
 
 FOLDER = "dode"
 EXAMPLES = PACK / "example_parameters"
-_MAX_NAME = 120
-_FORBIDDEN = set('<>:"|?*\\')  # not allowed in file names on every system
 _read: dict[str, tuple[tuple[int, int], ParameterFile | DodeError]] = {}
 
 
@@ -34,13 +33,37 @@ def output_folder() -> Path:
 
 
 def names() -> list[str]:
-    """File names as the host's own loaders show them, relative to whichever of the folders holds them."""
-    return folder_paths.get_filename_list(FOLDER)
+    """File names as the host's own loaders show them, relative to whichever of the folders holds them.
+
+    A name means the file in the first of the folders that has one, as with everything of the host. What another folder has
+    under the same name comes after it, with the folder: "my_sampler.safetensors [output]".
+    """
+    known = folder_paths.get_filename_list(FOLDER)
+    hidden = [f"{name} [{label}]" for name in known for label, folder in _folders()[1:] if _is_hidden(name, folder)]
+    if hidden:
+        say_once(f"files of one name in two folders: the name alone means the first; the others are {', '.join(hidden)}.")
+    return [*known, *hidden]
+
+
+def _folders() -> list[tuple[str, Path]]:
+    """The library's folders in the host's order, each with a word for it."""
+    words = {str(output_folder()): "output", str(EXAMPLES): "examples"}
+    folders = folder_paths.get_folder_paths(FOLDER)
+    return [(words.get(str(folder), f"folder {number}"), Path(folder)) for number, folder in enumerate(folders, 1)]
+
+
+def _is_hidden(name: str, folder: Path) -> bool:
+    """Whether a folder has a file of a name that means another folder's."""
+    path, meant = folder / name, folder_paths.get_full_path(FOLDER, name)
+    return path.is_file() and meant is not None and not path.samefile(meant)
 
 
 def path_of(name: str) -> Path:
     """Raises ParameterFileError where there is no such file."""
     path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        plain, _, label = name.removesuffix("]").rpartition(" [")
+        path = next((folder / plain for word, folder in _folders()[1:] if word == label and _is_hidden(plain, folder)), None)
     if path is None:
         raise ParameterFileError(
             f"There is no parameter file {name!r}. Put it into {os.path.join(folder_paths.models_dir, FOLDER)} and press R "
@@ -102,9 +125,10 @@ def _entries_of(name: str) -> tuple[Entry, ...]:
 
 def name_of(path: Path) -> str | None:
     """The name under which the library lists a file; None where it does not."""
-    for folder in map(Path, folder_paths.get_folder_paths(FOLDER)):
+    for label, folder in _folders():
         if path.is_relative_to(folder):
-            return str(path.relative_to(folder))
+            name = str(path.relative_to(folder))
+            return f"{name} [{label}]" if _is_hidden(name, folder) else name
     return None
 
 
@@ -119,22 +143,32 @@ def target_of(name: str, folder: Path | None = None) -> Path:
     """The file under output/dode, or another folder, that a name stands for, taken or not.
 
     Raises:
-        ParameterFileError: it is no name.
+        ParameterFileError: it is no name, or leads out of the folder.
     """
     folder = folder or output_folder()
-    stem = name.strip().removesuffix(".safetensors")
-    target = folder / f"{stem}.safetensors"
-    odd = not stem or len(stem) > _MAX_NAME or stem.startswith(".") or any(c in _FORBIDDEN or ord(c) < 32 for c in stem)
-    if odd or not target.resolve().is_relative_to(folder.resolve()):
-        raise ParameterFileError(
-            f"{name!r} is no name for a parameter file. Use a plain name, with / for subfolders of {folder}."
-        )
+    try:
+        target = folder / checked_name(name)
+    except ParameterFileError as error:
+        raise ParameterFileError(f"{error} Use a plain name, with / for subfolders of {folder}.") from error
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise ParameterFileError(f"{name!r} is no name for a parameter file: it leads out of {folder}.")
     return target
 
 
 def save(content: ParameterFile, name: str, folder: Path | None = None) -> Path:
     """Write a file under output/dode, or another folder. A name that is taken gets a number: nothing is ever overwritten."""
-    return save_numbered(target_of(name, folder), content)
+    return _numbered(target_of(name, folder), content)
+
+
+def _numbered(path: Path, content: ParameterFile) -> Path:
+    """Save under a name that no file of the library has, whichever folder it is in: the folders are one list of names."""
+    return save_numbered(path, content, taken=_taken)
+
+
+def _taken(path: Path) -> bool:
+    folder = next((folder for _, folder in _folders() if path.is_relative_to(folder)), None)
+    name = path.name if folder is None else path.relative_to(folder)
+    return any(os.path.lexists(folder / name) for _, folder in _folders())
 
 
 class Keeper:
@@ -159,7 +193,7 @@ class Keeper:
         if self.path is not None and self._try(lambda path: save_parameters(path, content, overwrite=True), self.path):
             return
         second = Path(folder_paths.models_dir) / FOLDER / self._target.relative_to(output_folder())
-        if not any(self._try(lambda path: save_numbered(path, content), place) for place in (self._target, second)):
+        if not any(self._try(lambda path: _numbered(path, content), place) for place in (self._target, second)):
             self.path = None
 
     def _try(self, write: Callable[[Path], Path], path: Path) -> bool:

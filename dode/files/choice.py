@@ -77,6 +77,7 @@ class Choice:
         part: where the given levels lie in the grid that a scheduler of saved levels handed out; None for other levels.
         foreign: they are the levels of another kind of model, or of a file that is gone: a plain solver needs others.
         reasons: why there is no entry, in words, what comes closest first.
+        near: without an entry, the files and numbers of steps of those that fit but for the noise levels.
     """
 
     name: str = ""
@@ -86,6 +87,7 @@ class Choice:
     part: Part | None = None
     foreign: bool = False
     reasons: tuple[str, ...] = ()
+    near: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def choose(
     other_parts = _parts(sigmas, (entry.parameters.sigmas for _, entry in known))
     parts = sorted(dict.fromkeys((*handed_parts, *kin_parts, *other_parts)), key=lambda part: part.forced)
     part = parts[0] if parts else None
+    near: list[tuple[str, int]] = []
     able: list[tuple[tuple[float, ...], _Candidate, tuple[float, ...], bool]] = []
     for candidate in _at_scale(kin, guidance, reasons):
         own = candidate.entry.parameters.sigmas
@@ -165,13 +168,15 @@ def choose(
         elif mine and not mine.forced and own[-1] == 0 and in_reach(candidate.entry, largest):
             able.append((candidate.rank(guidance, on_given=False), candidate, mine.of(own), True))
         else:
+            near.append((candidate.name, len(own) - 1))
             reasons.add(*_other_levels(candidate.entry, sigmas, part, mine), candidate.name)
     for _, candidate, levels, own_grid in sorted(able, key=lambda each: each[0]):
         if not (problem := _problem(candidate.entry, levels)):
             return Choice(candidate.name, candidate.entry, levels, own_grid, part)
         reasons.add(0, f"cannot run here ({problem})", candidate.name)
     foreign = bool(handed_parts) and not kin_parts
-    return Choice(sigmas=tuple(sigmas), part=part, foreign=foreign, reasons=reasons.said())
+    said, close = reasons.said(), tuple(dict.fromkeys(near))
+    return Choice(sigmas=tuple(sigmas), part=part, foreign=foreign, reasons=said, near=close)
 
 
 def _problem(entry: Entry, levels: Sequence[float]) -> str:

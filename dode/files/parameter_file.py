@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -178,12 +178,17 @@ def check_capacity(rows: Sequence[int]) -> None:
         )
 
 
-def save_numbered(path: Path, content: ParameterFile) -> Path:
-    """``save_parameters`` under this name, or if it is taken with a number after it: nothing is ever overwritten."""
+def save_numbered(path: Path, content: ParameterFile, taken: Callable[[Path], bool] | None = None) -> Path:
+    """``save_parameters`` under this name, or if it is taken with a number after it: nothing is ever overwritten.
+
+    Args:
+        taken: whether a name stands for something else already, beside what is there.
+    """
     number, target = 1, path
     while True:
-        with contextlib.suppress(FileExistsAlready):
-            return save_parameters(target, content)
+        if taken is None or not taken(target):
+            with contextlib.suppress(FileExistsAlready):
+                return save_parameters(target, content)
         number += 1
         target = path.with_name(f"{path.stem}_{number:05}{path.suffix}")
 

@@ -6,6 +6,7 @@ that a node can do without have a stand-in here.
 
 import importlib
 import logging
+from collections.abc import Hashable
 from typing import Any
 
 FLOOR = "0.16.3"
@@ -52,6 +53,8 @@ CATEGORY = "model/sampling/D-ODE"
 
 
 _said: set[str] = set()
+_MOST_QUESTIONS = 256
+_answers: dict[Hashable, tuple[tuple[str, int], ...]] = {}
 
 
 def say_once(text: str, level: int = logging.WARNING) -> None:
@@ -59,6 +62,16 @@ def say_once(text: str, level: int = logging.WARNING) -> None:
     if text not in _said:
         _said.add(text)
         log.log(level, "D-ODE: %s", text)
+
+
+def say_changed(question: Hashable, *lines: tuple[str, int]) -> None:
+    """Write lines to the log, texts and their levels, unless they are the last answer to this question already."""
+    if _answers.pop(question, None) != lines:
+        for text, level in lines:
+            log.log(level, "D-ODE: %s", text)
+    if len(_answers) >= _MOST_QUESTIONS:
+        _answers.pop(next(iter(_answers)))
+    _answers[question] = lines
 
 
 def interrupted() -> None:

@@ -25,7 +25,8 @@ def is_plain(guider: Any) -> bool:
 
 def scale_of(guider: Any) -> float | None:
     """The guidance scale; None for a guider that has no single one."""
-    return getattr(guider, "cfg", None) if is_plain(guider) else None
+    scale = getattr(guider, "cfg", None)
+    return float(scale) if is_plain(guider) and isinstance(scale, (int, float)) else None
 
 
 def guider_of(model_k: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .guided import start_at, told
+from .guided import guider_of, start_at, told
 
 # A sampler's run: model, start, noise levels, arguments of the model.
 Run = Callable[[Any, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -25,7 +25,7 @@ def on_levels(run: Run, model_k: Any, x: Tensor, given: Tensor, wanted: Tensor, 
     sampled on.
     """
     arguments = dict(extra_args or {})
-    arguments["model_options"] = told(arguments.get("model_options") or {}, wanted.tolist())
+    arguments["model_options"] = told(arguments.get("model_options") or {}, wanted.tolist(), wanted.device)
     model = _Watched(model_k, wanted)
     result = run(model, _moved(model, x, float(given[0]), float(wanted[0]), arguments), wanted, arguments)
     given_end, end = float(given[-1]), float(wanted[-1])
@@ -40,8 +40,10 @@ class _Watched:
     """The host's model in a sampler's hands, which knows the noise levels and what it said last."""
 
     def __init__(self, model_k: Any, sigmas: Tensor):
-        self._model = copy.copy(model_k)
-        self._model.sigmas = sigmas
+        self._model = model_k
+        if hasattr(model_k, "sigmas"):
+            self._model = copy.copy(model_k)
+            self._model.sigmas = sigmas
         self.denoised: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -66,7 +68,7 @@ def _moved(model: _Watched, x: Tensor, given: float, wanted: float, arguments: d
         if left is not None:
             return left.exact.to(x)
         return _along(x, model(x, x.new_full([len(x)], given), **arguments), wanted / given)
-    (noisy, kept), (noisy_there, kept_there) = (_weights(model.inner_model, level) for level in (given, wanted))
+    (noisy, kept), (noisy_there, kept_there) = (_weights(guider_of(model), level) for level in (given, wanted))
     if not noisy:
         return x  # a model that starts from the picture itself
     if image is None:

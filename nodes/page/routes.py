@@ -61,7 +61,7 @@ async def _file(request: Any) -> Any:
 async def _download(request: Any) -> Any:
     name = _known(request.query.get("name", ""))
     await asyncio.to_thread(library.load, name)  # parameter files only, whatever else lies in these folders
-    disposition = f"attachment; filename*=UTF-8''{quote(Path(name).name)}"
+    disposition = f"attachment; filename*=UTF-8''{quote(library.path_of(name).name)}"
     headers = {"Content-Type": _CONTENT, "Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
     return web.FileResponse(library.path_of(name), headers=headers)
 

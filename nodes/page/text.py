@@ -43,8 +43,13 @@ def stopped_early(missing: Sequence[tuple[int, float]]) -> str:
 
 def warn_of(name: str, match: Match) -> None:
     """Say once in the log what differs without being wrong."""
-    for difference in match.soft:
-        say_once(f"{name}: {difference}. The parameters may fit less well.")
+    for warning in warnings(name, match):
+        say_once(warning)
+
+
+def warnings(name: str, match: Match) -> list[str]:
+    """What differs without being wrong, a line each."""
+    return [f"{name}: {difference}. The parameters may fit less well." for difference in match.soft]
 
 
 def comparison(match: Match) -> str:
