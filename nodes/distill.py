@@ -13,9 +13,10 @@ from .fitting.progress import Place
 from .fitting.settings import AS_IN_THE_PAPER, BEST_SOLVER, CLOSED_FORM, Settings, one_fit
 from .host import CATEGORY, Params, Prompts, io
 from .host.lists import schedulers
+from .host.model_info import model_info
 from .ksampler import NAME
 from .page.cards import workflow_id
-from .page.fitted import card, report
+from .page.fitted import card, report, reused_card, reused_report
 from .sampler import entry_sampler, entry_sigmas
 
 
@@ -168,6 +169,14 @@ class DODEDistillSampler(io.ComfyNode):
                     tooltip="The solver's order, where it comes in several; 0 is its usual one. Modes paper and multi-tap "
                     "only.",
                 ),
+                io.Boolean.Input(
+                    "again",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Fit even if the same fit was saved under this name before. Off, that one is used again: same "
+                    "model with the same LoRAs, same prompts and settings.",
+                ),
             ],
             outputs=[
                 Params.Output(
@@ -187,10 +196,20 @@ class DODEDistillSampler(io.ComfyNode):
         inputs = one_fit(lists)
         place = Place(cls.hidden.unique_id, workflow_id(cls.hidden.extra_pnginfo))
         keep = library.Keeper(inputs["save_as"])  # says now, not after the fit, that it is no name
-        fitted = fit(Settings(**inputs), keep, place)
-        entry, text = fitted.made.entries[0], report(fitted, keep)
-        shown = {"text": (text,), "dode": (card(fitted, keep),)}
-        return io.NodeOutput(entry, entry_sampler(entry), entry_sigmas(entry), text, ui=shown)
+        settings = Settings(**inputs)
+        settings.check()
+        before = (
+            None
+            if settings.again
+            else library.made_before(settings.save_as, settings.recipe, model_info(settings.model), settings.wanted)
+        )
+        if before is not None:
+            entry, text, shown = before[1][0], reused_report(*before), reused_card(*before, len(settings.prompts))
+        else:
+            fitted = fit(settings, keep, place)
+            entry, text, shown = fitted.made.entries[0], report(fitted, keep), card(fitted, keep)
+        ports = (entry, entry_sampler(entry), entry_sigmas(entry), text)
+        return io.NodeOutput(*ports, ui={"text": (text,), "dode": (shown,)})
 
 
 NODES = [DODEDistillSampler]

@@ -127,7 +127,8 @@ def _would_do(choice: Choice, model_sampling: Any, sigmas: list[float]) -> tuple
     for asked in range(steps + 1, min(_MOST_ASKED * steps, _MOST_LOOKED_AT) + 1) if choice.near else ():
         part = part_of(sigmas, _usual(model_sampling, Part(asked, 0, asked)).tolist())
         if part is not None and part.last == asked and not part.forced:
-            would = {max(1, round(there * steps / asked)): name for name, there in reversed(choice.near)}
+            would = {max(1, round(there * steps / asked)): (name, there) for name, there in reversed(choice.near)}
+            would = {number: name for number, (name, there) in would.items() if int(number * asked / steps) == there}
             wanted = "; ".join(f"{number} steps with scheduler dode would use {name}" for number, name in would.items())
             asks = f"{steps} steps at denoise {steps / asked:.2g} ask for {asked}"
             return (f"{asks}; {wanted}",) if wanted else (asks,)

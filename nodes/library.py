@@ -1,15 +1,18 @@
 """The parameter files that this ComfyUI knows: models/dode, output/dode, and the examples that come with the pack."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from dode.errors import DodeError, ParameterFileError
 from dode.files.compatibility import compare
-from dode.files.file_name import checked_name
-from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters, save_numbered, save_parameters
+from dode.files.file_name import SUFFIX, checked_name
+from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, Recipe, load_parameters, save_numbered, save_parameters
+from dode.version import __version__
 
 from . import PACK
 from .host import folder_paths, log, say_once
@@ -169,6 +172,36 @@ def _taken(path: Path) -> bool:
     folder = next((folder for _, folder in _folders() if path.is_relative_to(folder)), None)
     name = path.name if folder is None else path.relative_to(folder)
     return any(os.path.lexists(folder / name) for _, folder in _folders())
+
+
+def made_before(name: str, recipe: Recipe, model: ModelInfo, scales: Sequence[float]) -> tuple[str, tuple[Entry, ...]] | None:
+    """What the same fit has made, saved under this name or under it with a number; newest first.
+
+    Args:
+        recipe: of the fit. Without "identity", which says what was fitted on, no fit is taken for another.
+        model: its identity must be known too: the checkpoint's fingerprint, and its weight patches.
+        scales: the guidance of each entry that the fit makes, in its order.
+
+    Returns:
+        the file's name and the entries; None where there is no such file.
+    """
+    if not (name.strip() and recipe.get("identity") and model.fingerprint and model.patches):
+        return None
+    called = re.compile(re.escape(str(checked_name(name)).removesuffix(SUFFIX)) + rf"(_\d{{5,}})?{re.escape(SUFFIX)}( \[.*\])?")
+    settings = {key: value for key, value in recipe.items() if key != "micro_batch"}  # which changes nothing but rounding
+    for file, of_file in groupby(entries(), key=lambda named: named[0]):
+        if not called.fullmatch(file.replace(os.sep, "/")) or load(file).software != f"dode {__version__}":
+            continue
+        found = tuple(entry for _, entry in of_file if _is_of(entry, settings, model))
+        if [entry.guidance for entry in found] == list(scales):
+            return file, found
+    return None
+
+
+def _is_of(entry: Entry, settings: Recipe, model: ModelInfo) -> bool:
+    """Whether an entry was made with these settings on this model, and the fit was not stopped."""
+    same = all(entry.recipe.get(key) == value for key, value in settings.items())
+    return same and "stopped_early" not in entry.recipe and replace(entry.model, name=model.name) == model
 
 
 class Keeper:

@@ -138,6 +138,14 @@ def test_levels_that_were_handed_out_count_where_their_file_is_gone() -> None:
     assert not choose(named(mine), MODEL, 5.0, mine.parameters.sigmas, handed=[mine.parameters.sigmas]).foreign
 
 
+def test_levels_that_do_not_reach_0_stand_for_none_that_do() -> None:
+    short = entry(6.0, sigmas=(8.0, 4.0, 2.0, 1.0))
+    mine = entry(3.0)
+    assert choose(named(short, mine), MODEL, 3.0, short.parameters.sigmas).entry is None
+    assert choose(named(short, mine), MODEL, 3.0, short.parameters.sigmas[:3]).entry is mine
+    assert choose(named(short, mine), MODEL, 6.0, mine.parameters.sigmas).entry is None
+
+
 def test_an_end_that_was_put_to_0_is_said() -> None:
     mine = entry(3.0)
     forced = (*mine.parameters.sigmas[:2], 0.0)

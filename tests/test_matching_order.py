@@ -83,7 +83,7 @@ def blends(made: Sequence[Made], guidance: float | None) -> Iterator[Made]:
         if each.entry.guidance is not None:
             groups.setdefault((each.file, len(each.levels), each.entry.model), []).append(each)
     for group in groups.values():
-        scales = {each.entry.guidance: each for each in reversed(group)}
+        scales = {float(each.entry.guidance or 0): each for each in reversed(group)}
         if guidance is None or guidance in scales:
             continue
         below, above = [s for s in scales if s < guidance], [s for s in scales if s > guidance]
@@ -123,11 +123,11 @@ def asked(rng: random.Random, made: Sequence[Made], guidance: float | None) -> t
     return whole[first : rng.randint(first + 2, len(whole))]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_what_is_picked_is_never_beaten(seed: int) -> None:
     rng = random.Random(seed)
     outcomes: set[bool] = set()
-    for _ in range(50):
+    for _ in range(30):
         made = built(rng)
         guidance = rng.choice((None, *SCALES, 2.5, 4.0, 9.0))
         sigmas = asked(rng, made, guidance)

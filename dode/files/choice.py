@@ -138,9 +138,10 @@ def choose(
         both: the host gives both outputs of guidance; where it does not, no entry can run that weighs them.
 
     Example:
-        >>> found = choose([("file", entry)], entry.model, entry.guidance, entry.parameters.sigmas)
-        >>> found.entry is entry
-        True
+        >>> from dode.correction import Parameters
+        >>> two, four = (Entry(Parameters("euler", 1, "data", (3 * w, w, 0.0), [[0.0], [0.0]]), guidance=w) for w in (2.0, 4.0))
+        >>> choose([("of 4", four), ("of 2", two)], ModelInfo(), 2.0, [4.0, 0.0]).sigmas
+        (2.0, 0.0)
     """
     known = list(entries)
     reasons = _Reasons()
@@ -165,7 +166,9 @@ def choose(
             reasons.add(1, "weighs both outputs of guidance, which this guider or this scale does not give", candidate.name)
         elif position(sigmas, own) is not None:
             able.append((candidate.rank(guidance, on_given=True), candidate, tuple(sigmas), False))
-        elif mine and not mine.forced and own[-1] == 0 and in_reach(candidate.entry, largest):
+        elif (
+            mine and not mine.forced and own[-1] == 0 and _ends_alike(mine, own, sigmas) and in_reach(candidate.entry, largest)
+        ):
             able.append((candidate.rank(guidance, on_given=False), candidate, mine.of(own), True))
         else:
             near.append((candidate.name, len(own) - 1))
@@ -177,6 +180,11 @@ def choose(
     foreign = bool(handed_parts) and not kin_parts
     said, close = reasons.said(), tuple(dict.fromkeys(near))
     return Choice(sigmas=tuple(sigmas), part=part, foreign=foreign, reasons=said, near=close)
+
+
+def _ends_alike(part: Part, own: Sequence[float], sigmas: Sequence[float]) -> bool:
+    """Whether a part of an entry's levels ends at 0 where the given ones do: a grid need not go down to 0."""
+    return (part.of(own)[-1] == 0) == (sigmas[-1] == 0)
 
 
 def _problem(entry: Entry, levels: Sequence[float]) -> str:

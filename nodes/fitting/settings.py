@@ -15,6 +15,7 @@ from dode.recipe import NODE, recipe
 
 from ..host import feature, optional
 from ..host.latents import is_nested
+from .identity import identity_of
 from .run import PaperFit, StudentsFit, samples_for
 from .sampling_call import Task
 
@@ -59,6 +60,7 @@ class Settings:
     guard: bool = True
     prediction: str = AS_IN_THE_PAPER
     order: int = 0
+    again: bool = False
 
     @property
     def closed_form(self) -> bool:
@@ -147,7 +149,16 @@ class Settings:
         inputs = {name: getattr(self, name) for name in _IN_RECIPE} | {"samples": self.task.samples}
         grid = None if self.sigmas is None else self.sigmas.tolist()
         around = {"sigmas": grid, "prompts": len(self.prompts), **_surroundings(self.model, self.latent)}
+        around["identity"] = identity_of(self.model, [self.task.positives, self.task.negatives])
         return recipe(NODE, {**inputs, **around, **CLOSED_FORM.get(self.mode, {})}, self.mode)
+
+    @property
+    def wanted(self) -> list[float]:
+        """The guidance scale of each entry that the fit makes, in its order."""
+        if self.closed_form:
+            return [self.cfg]
+        fit = self.students
+        return [scale for scale in fit.scales for _ in fit.steps]
 
     @property
     def students(self) -> StudentsFit:

@@ -50,8 +50,9 @@ class _Watched:
         return getattr(self._model, name)
 
     def __call__(self, x: Tensor, sigma: Tensor, **arguments: Any) -> Tensor:
-        self.denoised = self._model(x, sigma, **arguments)
-        return self.denoised
+        denoised = self._model(x, sigma, **arguments)
+        self.denoised = denoised
+        return denoised
 
 
 def _moved(model: _Watched, x: Tensor, given: float, wanted: float, arguments: dict[str, Any]) -> Tensor:

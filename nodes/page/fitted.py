@@ -1,7 +1,9 @@
 """What a fit has made, as a report in words and as plain JSON for the page."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from dode.files.parameter_file import Entry
 from dode.fit.cost import cost_text
 
 from .. import library
@@ -37,3 +39,16 @@ def card(fitted: Fitted, keep: library.Keeper) -> dict[str, Any]:
         "seconds": fitted.seconds,
         "stopped": [{"steps": number, "cfg": scale} for number, scale in made.missing] if made.stopped else None,
     }
+
+
+def reused_report(file: str, entries: Sequence[Entry]) -> str:
+    """The report where the same fit was there already."""
+    lines = [line for each in entries for line in (summary(each), gain(each))]
+    return "\n".join([*lines, f"Used again: {file}, the same fit. To fit anew, switch on again, or take another name."])
+
+
+def reused_card(file: str, entries: Sequence[Entry], prompts: int) -> dict[str, Any]:
+    """The same for the page."""
+    cards = [entry_card(each) for each in entries]
+    shown: dict[str, Any] = {"kind": "distilled", "entries": cards, "worth": None, "prompts": prompts, "stopped": None}
+    return shown | {"file": file, "path": str(library.path_of(file)), "problem": None, "reused": True}

@@ -86,7 +86,9 @@ def test_a_file_says_which_checkpoint_it_is_for(comfy: ComfyServer, fitted: str)
 )
 def test_the_fingerprint_stays_with_the_checkpoint(comfy: ComfyServer, fitted: str, changes: dict[str, str]) -> None:
     text = said(loaded(comfy, fitted, "a.safetensors", **changes))
-    assert "Fits this model." in text
+    patched = "≈ weight patches: fitted with other weight patches (a LoRA or a merge): with none, this model has some"
+    assert ("May fit this model." in text, patched in text) == ("lora" in changes,) * 2
+    assert ("Fits this model." in text, "= weight patches: none" in text) == ("lora" not in changes,) * 2
     assert "= fingerprint: the same checkpoint" in text
     assert "= checkpoint name: a.safetensors" in text
 

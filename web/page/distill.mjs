@@ -132,7 +132,7 @@ export function distillPanel(node) {
       if (result.file) node.properties.dode_file = result.file;
       else delete node.properties.dode_file;
       const lost = result.problem && !result.file;
-      const where = result.problem ?? (result.file ? say("saved", { file: result.path ?? result.file }) : say("not_saved"));
+      const where = result.problem ?? (result.file ? say(result.reused ? "reused" : "saved", { file: result.path ?? result.file }) : say("not_saved"));
       const path = el("p", { class: lost ? "dode-misfit" : "dode-path", role: lost ? "alert" : null, text: where });
       const cost = result.seconds === undefined ? null : el("p", { class: "dode-quiet", text: [say("cost", { ...result, seconds: Math.round(result.seconds) }), result.prompts > 1 && say("prompts", { n: result.prompts })].filter(Boolean).join(" · ") });
       const actions = result.file ? el("div", { class: "dode-actions" }, downloadLink(result.file)) : null;
