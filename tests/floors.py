@@ -42,7 +42,7 @@ FLOORS = {
         ("extension",),
     ),
     "benchmarks": (
-        ("reports", "fit_memory", "overhead", "load"),
+        ("reports", "fit_memory", "overhead", "load", "ranks"),
         ("models",),
         ("peers",),
         ("quality",),

@@ -74,7 +74,7 @@ def test_plots_without_matplotlib_say_what_to_install(tmp_path: Path) -> None:
 
 def test_the_example_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "python.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     for printed, small in (("torch.randn(64, 4, 64, 64)", "torch.randn(12, 4)"), ('device="cuda"', 'device="cpu"')):
         assert example.count(printed) == 1
         example = example.replace(printed, small)

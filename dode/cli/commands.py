@@ -6,7 +6,7 @@ import tempfile
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from dode.files.parameter_file import (
     save_numbered,
     save_parameters,
 )
+from dode.fit import ranks
 from dode.fit.all_numbers import MODES, distill_students
 from dode.fit.cost import cost_text
 from dode.fit.paper import SAMPLES, SUBSTEPS, choices, distill_published
@@ -86,7 +87,18 @@ def distill(options: Namespace) -> int:
     """Fit, save after each guidance scale, and print what the held-out samples say and what it took.
 
     In the modes that come from ``distill_students`` Ctrl-C stops and keeps what there is; a second one drops the fit.
+    Started by ``torchrun`` it shares the samples out to all processes, and the first one saves and says what came of it.
     """
+    with (
+        ranks.from_environment() as rank,
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere) if rank else nullcontext(),
+    ):
+        options.device = ranks.device(options.device)
+        return _distill(options)
+
+
+def _distill(options: Namespace) -> int:
     check_name(options.output)
     _refuse_existing(options)
     if options.samples is None:
@@ -105,6 +117,7 @@ def distill(options: Namespace) -> int:
     plans = [] if options.mode == "paper" else _plans(options, scales, budgets)
     counts: Counter[str] = Counter()
     results: dict[int, Distillation] = {}
+    stopped = False
     with nullcontext(lambda: False) if options.mode == "paper" else stop_at_interrupt() as stop:
         for number, guidance in enumerate(scales):
             model = model_of(options, guidance)
@@ -112,15 +125,15 @@ def distill(options: Namespace) -> int:
                 results = {n: _fit_paper(options, model, n, counts) for n in budgets}
             else:
                 results = _fit_students(options, model, results, [] if number else plans, counts, stop)
-            settings = _settings(options, model) | ({"stopped_early": True} if stop() else {})
+            stopped = ranks.anyone(stop())
+            settings = _settings(options, model) | ({"stopped_early": True} if stopped else {})
             made = recipe(COMMAND_LINE, settings, options.mode)
             entries = tuple(Entry(result.parameters, model.info, guidance, result.report, made) for result in results.values())
             content = replace(content, entries=content.entries + entries)
-            if entries:
+            if entries and ranks.number() == 0:
                 _keep(options, content, ours=len(content.entries) > len(entries))
-            if stop():
+            if stopped:
                 break
-        stopped = stop()
     if not content.entries:
         raise KeyboardInterrupt  # stopped before there was anything to keep
     print(_summary(list(content.entries)))
@@ -265,11 +278,11 @@ def _fit_students(
                 stop=stop,
             )
         except FitError:
-            if not stop():
+            if not ranks.anyone(stop()):
                 raise
             results = []  # stopped before there was anything to keep at this scale
     counts.update(bars.counts)
-    return dict(zip(budgets, results, strict=not stop()))
+    return dict(zip(budgets, results, strict=False))  # fewer where it was stopped
 
 
 def choose_entry(content: ParameterFile, evaluations: int, method: str | None = None, guidance: float | None = None) -> Entry:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from dode.fit import ranks
 from dode.fit.cost import pictures_text
 
 _SURE_SECONDS = 2.0  # of model calls, from which on they say how long all of them take
@@ -28,6 +29,7 @@ class Bars:
         self.counts: dict[str, int] = {}
         self._plan, self._later = dict(plans[0]) if plans else {}, sum(sum(plan.values()) for plan in plans[1:])
         self._first: tuple[float, int] | None = None  # when the first model call had ended, and evaluations until then
+        self._heard = ranks.number() == 0
         try:
             from tqdm.auto import tqdm
         except ImportError:
@@ -40,6 +42,8 @@ class Bars:
                 self._bar.set_postfix_str(f"fit {done}/{total} rows", refresh=False)
             return
         self.counts[stage] = done
+        if not self._heard:
+            return
         self._announce(stage, total)
         if self._tqdm is None:
             return

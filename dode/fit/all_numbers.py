@@ -25,7 +25,7 @@ from dode.fit.problem import Problem
 from dode.fit.starts import SOLVERS, Grids, OnPath, best_starts, path_samples, setting_out, undistilled, usual_grids
 from dode.fit.teacher_path import Recorder
 from dode.report import Distillation, Judged, Report
-from dode.sampling import Denoiser, sample
+from dode.sampling import Denoiser
 from dode.schedules import schedule, teacher_schedule
 from dode.tableau import Array
 from dode.teacher import Teacher
@@ -156,10 +156,9 @@ def _teach(model: ModelCalls, targets: Targets, teacher: Teacher | None, most: i
     model.expect(tableau.evaluations * len(targets.order))
     recorder, ends = Recorder(sketch), targets.ends.clone()
     rest = targets.only([i for i in targets.order if i not in set(few)])
-    for number, batch in enumerate([*first.batches, *rest.batches]):
-        denoiser = model.on(batch)
-        watched = recorder.watch(denoiser, batch) if number < len(first.batches) else denoiser
-        ends[batch] = sample(watched, targets.start(targets.noise[batch], tableau.sigma), tableau)
+    for group, seen in ((first, model.watched(recorder.watch)), (rest, model)):
+        ends[group.order] = group.run(seen, tableau)
+    recorder.gather()
     targets = replace(targets, ends=ends)
     path = OnPath(targets, few, recorder.path(ends[few], coordinate == "flow"))
     error = path.errors(teacher.halved().tableau(coarse, low)).mean()

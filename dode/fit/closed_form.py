@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dode.correction import Parameters, RowEditor
 from dode.errors import NotFiniteError
+from dode.fit import ranks
 from dode.fit.held_out import squares
 from dode.fit.least_squares import solve_normal_equations
 from dode.fit.problem import Problem
@@ -91,8 +92,8 @@ class ClosedForm:
         model.enter("teacher", model.counts.get("teacher", 0) + fine.evaluations * len(x))
         every = teacher.substeps // parts
         found = torch.empty(-(-(len(fine.sigmas) - 1) // every), *x.shape, dtype=x.dtype, device=x.device)
-        for batch in self.batches:
-            found[:, batch] = trajectory(model.on(batch), x[batch], fine, every)
+        parts_of = model.share(self.batches, lambda batch: trajectory(model.on(batch), x[batch], fine, every))
+        found[:, torch.cat(self.batches)] = torch.cat([torch.as_tensor(each) for each in parts_of], dim=1)
         # The last interval may be left whole, so that it has no half.
         ends = [min((i + 1) * parts, len(found)) - 1 for i in range(len(levels) - 1)]
         after = {level: found[end] for level, end in zip(levels[1:], ends, strict=True)}
@@ -107,8 +108,9 @@ class ClosedForm:
         """
         model, x, base = self.model, self.x, editor.base
         model.enter(stage, model.counts.get(stage, 0) + base.evaluations * len(x))
-        walks = [Walk(x[batch], base.sigma, editor.form) for batch in self.batches]
-        self._evaluate(walks, [walk.base for walk in walks], base.sigma)
+        mine = model.part(self.batches)
+        walks = [Walk(x[batch], base.sigma, editor.form) for batch in mine]
+        self._evaluate(walks, mine, [walk.base for walk in walks], base.sigma)
         values, kept, elements = np.zeros((len(base.rows), self.taps)), list[float](), x[0].numel()
         after = np.zeros(len(x))
         for number, base_row in enumerate(base.rows):
@@ -116,10 +118,9 @@ class ClosedForm:
             differences = differences[: self.taps]
             usable = len(differences)
             target = targets.of(row)
-            gram = np.concatenate(
-                [_gram(walk, row, target[batch], h, differences) for walk, batch in zip(walks, self.batches, strict=True)]
-            )
-            values[number, :usable], part = self._solve(gram)
+            grams = [_gram(walk, row, target[batch], h, differences) for walk, batch in zip(walks, mine, strict=True)]
+            gram = np.concatenate([each for theirs in ranks.gathered(grams) for each in theirs])
+            values[number, :usable], part = ranks.agreed(self._solve(gram))
             kept.append(part)
             change = np.append(-values[number, :usable], 1.0)
             after = np.einsum("i,bij,j->b", change, gram, change) / elements
@@ -129,12 +130,16 @@ class ClosedForm:
             row = editor.take(row, values[number])
             results = [walk.advance(row) for walk in walks]
             if row.evaluate:
-                self._evaluate(walks, results, row.sigma)
+                self._evaluate(walks, mine, results, row.sigma)
         return Rows(values, tuple(kept), after)
 
-    def _evaluate(self, walks: list[Walk], points: list[Tensor], sigma: float) -> None:
-        for walk, batch, y in zip(walks, self.batches, points, strict=True):
-            walk.record(y, sigma, self.model.on(batch)(y, y.new_full((len(y),), sigma)))
+    def _evaluate(self, walks: list[Walk], batches: list[Tensor], points: list[Tensor], sigma: float) -> None:
+        def record() -> list[Tensor]:
+            for walk, batch, y in zip(walks, batches, points, strict=True):
+                walk.record(y, sigma, self.model.on(batch)(y, y.new_full((len(y),), sigma)))
+            return []
+
+        self.model.together(record)
 
     def _solve(self, gram: Array) -> tuple[Array, float]:
         """Fit on all samples but the held-out ones; keep what lowers the squared error on those."""
@@ -172,11 +177,13 @@ class ClosedForm:
 
     def _errors(self, tableau: Tableau, sigmas: Sequence[float], targets: Targets, every: int = 1) -> tuple[float, ...]:
         """RMS distances to the teacher on the held-out samples after every ``every``-th step, which end at these levels."""
-        found: list[Array] = []
-        for batch in torch.tensor(self.held).split(len(self.batches[0])):
+
+        def one(batch: Tensor) -> Array:
             results = trajectory(self.model.on(batch), self.x[batch], tableau, every)
             pairs = zip(results, sigmas, strict=True)
-            found.append(np.stack([squares(result - targets.after[sigma][batch]) for result, sigma in pairs]))
+            return np.stack([squares(result - targets.after[sigma][batch]) for result, sigma in pairs])
+
+        found = self.model.share(torch.tensor(self.held).split(len(self.batches[0])), one)
         return tuple(_rms(each / self.x[0].numel()) for each in np.concatenate(found, axis=1))
 
 

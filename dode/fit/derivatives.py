@@ -43,11 +43,9 @@ def derivatives(targets: Targets, model: ModelCalls, free: FreeParameters, offse
     numel = targets.noise[0].numel()
     model.expect(len(targets.order) * calls(tableau, [change for change in changes if change], min(free.derivatives, numel)))
     few = max(_MEMORY // (numel * targets.noise.element_size() * len(changes) * _COPIES_OF), 1)
-    ends, slopes = [], []
-    for batch in torch.cat(targets.batches).split(min(few, len(targets.batches[0]))):
-        end, columns = _Copies(targets, model, batch, tableau, changes, free).run()
-        ends.append(end)
-        slopes.append(columns)
+    batches = torch.cat(targets.batches).split(min(few, len(targets.batches[0])))
+    found = model.share(batches, lambda batch: _Copies(targets, model, batch, tableau, changes, free).run())
+    ends, slopes = zip(*found, strict=True)
     return torch.cat(ends), torch.cat(slopes)
 
 

@@ -57,8 +57,11 @@ class Targets:
 
     def run(self, model: ModelCalls, tableau: Tableau) -> Tensor:
         """Where a sampler ends, (N, …)."""
-        begun = ((batch, self.start(self.noise[batch], tableau.sigma)) for batch in self.batches)
-        return torch.cat([sample(model.on(batch), x, tableau) for batch, x in begun])
+
+        def one(batch: Tensor) -> Tensor:
+            return sample(model.on(batch), self.start(self.noise[batch], tableau.sigma), tableau)
+
+        return torch.cat(model.share(self.batches, one))
 
     def distances(self, ends: Tensor) -> Array:
         """Mean squared distance to the teacher of each sample, (N,)."""
@@ -73,9 +76,13 @@ class Targets:
 
     def guided(self, model: ModelCalls) -> bool:
         """Whether the model gives the guidance difference beside its output: one evaluation of one sample."""
-        sample, highest = self.batches[0][:1], self.sigma_range[1]
-        x = self.start(self.noise[sample], highest)
-        return isinstance(model.on(sample)(x, x.new_full((1,), highest)), Guided)
+        highest = self.sigma_range[1]
+
+        def one(sample: Tensor) -> bool:
+            x = self.start(self.noise[sample], highest)
+            return isinstance(model.on(sample)(x, x.new_full((1,), highest)), Guided)
+
+        return model.share([self.batches[0][:1]], one)[0]
 
 
 def sketch(ends: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dode.correction import Parameters
 from dode.errors import NotFiniteError
+from dode.fit import ranks
 from dode.fit.derivatives import derivatives
 from dode.fit.end_point import Targets, sketch
 from dode.fit.free_parameters import Freedom, FreeParameters, damped_step
@@ -107,11 +108,11 @@ class GaussNewton:
         grams = _grams(self._slopes, self._goal - point.reached) * outlier_weights(point.errors, limit)[:, None, None]
         gram, ridge = grams.sum(axis=0), _choose_ridge(grams, point.offsets)
         before = robust_mean(point.errors, limit)
-        found = self._visit(point.offsets + self.free.step(gram, point.offsets, ridge, self._damping))
+        found = self._visit(ranks.agreed(point.offsets + self.free.step(gram, point.offsets, ridge, self._damping)))
         if found is not None:
             _broyden(self._slopes, found.offsets - point.offsets, found.reached - point.reached, gram)
             after = robust_mean(found.errors, limit)
-            if after < before:
+            if ranks.agreed(after < before):
                 self.point, self._damping = found, max(self._damping * _EASIER, _LEAST)
                 return 1 - math.sqrt(after / before)
         self._damping = min(self._damping * _STIFFER, _MOST)

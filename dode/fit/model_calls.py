@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from dode.errors import ModelError, NotFiniteError
+from dode.fit import ranks
 from dode.sampling import Denoiser, Guided
 
+T = TypeVar("T")
 ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
 
 
@@ -33,6 +35,7 @@ class ModelCalls:
     Attributes:
         counts: evaluations by stage, each counted once per sample.
         stop: asked before every model call whether to stop; None goes on to the end.
+        alone: every process makes all of the calls, since they cost nothing.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class ModelCalls:
         device: torch.device,
         progress: Progress | None,
         stop: Callable[[], bool] | None = None,
+        alone: bool = False,
     ):
         self.denoiser, self.extra_args, self.device, self.progress = denoiser, extra_args, device, progress
-        self.stop = stop
+        self.stop, self.alone = stop, alone
         self.stage, self.totals = "", {}
         self.counts: dict[str, int] = {}
         self._first: list[tuple[bool, float]] = []  # whether the first call gave both outputs, and at which sigma
@@ -65,6 +69,26 @@ class ModelCalls:
     def expect(self, more: int) -> None:
         """The stage will have so many more evaluations than it has had so far, at least."""
         self.totals[self.stage] = max(self.totals[self.stage], self.counts[self.stage] + more)
+
+    def part(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Of samples in micro-batches (B,) those that this process takes (``dode.fit.ranks``)."""
+        return list(batches) if self.alone else ranks.part(batches)
+
+    def together(self, work: Callable[[], list[T]]) -> list[T]:
+        """Do this process's part of a work on the model; what all did, one after the other. All that they called is counted."""
+        if self.alone:
+            return work()
+        before, stage = self.counts.get(self.stage, 0), self.stage
+
+        def hear(others: int) -> None:
+            self.counts[stage] = self.counts.get(stage, 0) + others
+
+        return ranks.together(work, lambda: self.counts.get(stage, 0) - before, hear)
+
+    def share(self, batches: Sequence[Tensor], work: Callable[[Tensor], T]) -> list[T]:
+        """Share out samples in micro-batches (B,); what the work made of each micro-batch, in the order of the samples."""
+        mine = self.part(batches)
+        return self.together(lambda: [work(batch) for batch in mine])
 
     def measured(self, stage: str, number: int, before: float, after: float) -> None:
         """Report RMS errors on the held-out samples: of row or round ``number`` of a stage, undistilled and distilled."""

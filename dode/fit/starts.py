@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dode.correction import Parameters
 from dode.errors import FitError
+from dode.fit import ranks
 from dode.fit.end_point import Targets, sketch
 from dode.fit.model_calls import ModelCalls
 from dode.fit.outliers import outlier_limit, robust_mean
@@ -92,7 +93,7 @@ class OnPath:
         self.model = self._model()
 
     def _model(self) -> ModelCalls:
-        model = ModelCalls(self.path.model, None, torch.device("cpu"), None)
+        model = ModelCalls(self.path.model, None, torch.device("cpu"), None, alone=True)
         model.enter("path", 0)
         return model
 
@@ -130,11 +131,14 @@ def best_starts(
         few, errors, seen = targets.only(targets.fitted[:size]), dict[Tableau, float](), list[tuple[Tensor, Calls]]()
         kept = best[: (count + 1) // 2]
         left = [*kept, *_first([table for table in path.ranked(pool) if table not in kept], pool, count - len(kept))]
+        left = ranks.agreed(left)
         model.expect(len(few.order) * sum(table.evaluations for table in left))
         for table in left:
             recorder = Recorder(sketch)
             errors[table] = float(few.errors(model.watched(recorder.watch), table).mean())
-            seen += recorder.batches if np.isfinite(errors[table]) else []
+            if np.isfinite(errors[table]):
+                recorder.gather()
+                seen += recorder.batches
         best = sorted((table for table in left if np.isfinite(errors[table])), key=errors.__getitem__)
         path.learn(seen)  # what was seen beside the path corrects the next ranking of all
     return [pool[table] for table in best]

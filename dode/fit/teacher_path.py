@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dode.fit import ranks
 from dode.sampling import Denoiser, Guided
 from dode.tableau import Array
 
@@ -140,6 +141,10 @@ class Recorder:
             return output
 
         return denoise
+
+    def gather(self) -> None:
+        """Take in what the other processes of the fit have kept (``dode.fit.ranks``)."""
+        self.batches = [batch for batches in ranks.gathered(self.batches) for batch in batches]
 
     def path(self, ends: Tensor, flow: bool) -> TeacherPath:
         """The path of all samples, given where they ended (N, …)."""
