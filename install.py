@@ -1,6 +1,6 @@
-"""Install and check D-ODE. Without a flag, this is what ComfyUI's Manager runs.
+"""Install and check D-ODE. Without a flag, this is what ComfyUI's Manager and Stable Diffusion WebUI run.
 
-python install.py           inside ComfyUI's Python: check that what the pack needs is there; torch is never touched
+python install.py           inside the host's Python: check that what the pack needs is there; torch is never touched
 python install.py --demo    make a virtual environment beside this file, distill on the embedded model, show the result
 python install.py --test    the same environment with the test tools; run the whole test suite
 
@@ -39,24 +39,37 @@ class InstallError(Exception):
 
 
 def check_host() -> int:
-    """Say what the pack needs and finds in this Python. Everything it needs comes with ComfyUI."""
+    """Say what the pack needs and finds in this Python. Everything it needs comes with the host.
+
+    A WebUI runs this at every start and prints what it says: there it says nothing where nothing is missing.
+    """
+    host, silent = ("the WebUI", True) if in_webui() else ("ComfyUI", False)
     missing: list[str] = []
+    found: list[str] = []
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             missing.append(name)
-            print(f"D-ODE: {name} is missing.")
+            found.append(f"D-ODE: {name} is missing.")
             continue
         try:
-            print(f"D-ODE: {name} {version(name)} is here.")
+            found.append(f"D-ODE: {name} {version(name)} is here.")
         except PackageNotFoundError:
-            print(f"D-ODE: {name} is here.")
+            found.append(f"D-ODE: {name} is here.")
+    if missing or not silent:
+        print("\n".join(found))
     if missing:
         raise InstallError(
-            f"This Python ({sys.executable}) lacks {', '.join(missing)}, which ComfyUI itself needs. "
-            "Run this with ComfyUI's own Python, or repair ComfyUI (pip install -r requirements.txt in its folder)."
+            f"This Python ({sys.executable}) lacks {', '.join(missing)}, which {host} itself needs. "
+            f"Run this with {host}'s own Python, or repair {host} (pip install -r requirements.txt in its folder)."
         )
-    print("D-ODE: nothing to install. Restart ComfyUI to load the nodes.")
+    if not silent:
+        print("D-ODE: nothing to install. Restart ComfyUI to load the nodes.")
     return 0
+
+
+def in_webui() -> bool:
+    """Whether this file lies where a Stable Diffusion WebUI has its extensions, by its name or by the link to it."""
+    return Path(__file__).absolute().parent.parent.name == "extensions"
 
 
 def environment_python() -> Path:

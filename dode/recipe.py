@@ -21,6 +21,7 @@ from dode.tableau import Array
 
 COMMAND_LINE = "python -m dode distill"
 NODE = "Distill Sampler"
+WEBUI = "Distill in Stable Diffusion WebUI"
 
 
 def recipe(tool: str, settings: Mapping[str, Any], mode: str = "") -> Recipe:

@@ -12,8 +12,10 @@ _STAGE = pytest.StashKey[int]()
 
 
 def stage(path: Path) -> int:
-    """0 style and layout, 1 the core, 2 a real ComfyUI, 3 its page in a browser."""
+    """0 style and layout, 1 the core, 2 a real ComfyUI or WebUI, 3 ComfyUI's page in a browser."""
     first = path.relative_to(TESTS).parts[0]
+    if path.name == "test_real.py":
+        return 2
     return {"test_style.py": 0, "test_floors.py": 0, "comfy": 2, "page": 3}.get(first, 1)
 
 

@@ -1,5 +1,5 @@
-"""Who imports whom in ``dode``, ``nodes`` and ``benchmarks``: a module imports from lower floors, and a folder's modules from
-each other.
+"""Who imports whom in ``dode``, ``nodes``, ``webui`` and ``benchmarks``: a module imports from lower floors, and a folder's
+modules from each other.
 
     python -m tests.floors
 
@@ -40,6 +40,17 @@ FLOORS = {
         ("sampler", "ksampler"),
         ("distill", "compare", "parameters"),
         ("extension",),
+    ),
+    "webui": (
+        ("__init__",),
+        ("host",),
+        ("settings", "model_info", "guidance", "progress"),
+        ("library",),
+        ("choosing",),
+        ("sampler",),
+        ("register",),
+        ("distill",),
+        ("panel",),
     ),
     "benchmarks": (
         ("reports", "fit_memory", "overhead", "load", "ranks"),

@@ -1,10 +1,12 @@
-"""Imports run one way: in each package from each room down to lower ones, and from the hosts' layer into ``dode``."""
+"""Imports run one way: in each package from each room down to lower ones, and from the hosts' layers into ``dode``."""
 
 import ast
 
 import pytest
 
 from tests import floors
+
+HOSTS = ("comfy", "nodes", "folder_paths", "server", "modules", "modules_forge", "gradio", "webui")
 
 
 @pytest.mark.parametrize("package", floors.FLOORS)
@@ -18,6 +20,7 @@ def test_every_room_has_its_floor(package: str) -> None:
     [
         ("dode", 20, [("files", "fit"), ("methods", "correction")]),
         ("nodes", 20, [("host", "page")]),
+        ("webui", 20, [("host", "sampler")]),
         ("benchmarks", 5, [("models", "quality")]),
     ],
 )
@@ -47,4 +50,14 @@ def test_what_computes_knows_no_host() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [name for name in names if name.partition(".")[0] in ("comfy", "nodes", "folder_paths", "server")], path
+            assert not [name for name in names if name.partition(".")[0] in HOSTS], path
+
+
+def test_the_hosts_layers_do_not_know_each_other_nor_the_repository_s_tools() -> None:
+    known = {"nodes": ("webui", "scripts", "modules"), "webui": ("nodes", "tests", "benchmarks", "scripts", "comfy", "install")}
+    for package, others in known.items():
+        for path in floors.modules(package).values():
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                assert not [name for name in names if name.partition(".")[0] in others], path
