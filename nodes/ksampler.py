@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dode.files.choice import Choice, Part, choose, in_reach, part_of
 from dode.files.compatibility import compare
+from dode.files.words import summary, warnings
 
 from . import library
 from .host import feature, folder_paths, log, say_changed
@@ -29,7 +30,6 @@ from .host.model_info import (
     stock_start,
 )
 from .host.other_levels import on_levels
-from .page.text import summary, warnings
 
 NAME = "dode"
 SETTING = "dode.ksampler"

@@ -2,24 +2,25 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from dode.errors import DodeError, ParameterFileError
+from dode.errors import ParameterFileError
+from dode.files import library
 from dode.files.compatibility import compare
 from dode.files.file_name import SUFFIX, checked_name
-from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, Recipe, load_parameters, save_numbered, save_parameters
+from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, Recipe, save_numbered
 from dode.version import __version__
 
 from . import PACK
-from .host import folder_paths, log, say_once
+from .host import folder_paths, say_once
 
 FOLDER = "dode"
 EXAMPLES = PACK / "example_parameters"
-_read: dict[str, tuple[tuple[int, int], ParameterFile | DodeError]] = {}
 
 
 def register_folder() -> None:
@@ -77,53 +78,23 @@ def path_of(name: str) -> Path:
 
 def load(name: str) -> ParameterFile:
     """Read a file of the library; again only if it changed."""
-    path = path_of(name)
-    state = _state(path)
-    known = _read.get(str(path))
-    if known is None or known[0] != state:
-        try:
-            known = (state, load_parameters(path))
-        except DodeError as error:
-            known = (state, error)
-        _read[str(path)] = known
-    if isinstance(known[1], DodeError):
-        raise known[1]
-    return known[1]
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ParameterFileError(f"{path} could not be read: {error.strerror or error}.") from error
-    return status.st_mtime_ns, status.st_size
+    return library.load(path_of(name))
 
 
 def state_of(name: str) -> str:
     """Another text after the file has changed."""
-    return str((name, *_state(path_of(name))))
+    return str((name, *library.state_of(path_of(name))))
 
 
 def entries() -> Iterator[tuple[str, Entry]]:
     """All entries of all files that can be read, newest file first."""
-    for name in sorted(names(), key=lambda name: (-_modified(name), name)):
-        for entry in _entries_of(name):
-            yield name, entry
+    return library.entries_of(_files(), say_once)
 
 
-def _modified(name: str) -> int:
-    try:
-        return _state(path_of(name))[0]
-    except ParameterFileError:
-        return 0  # deleted since the list was made
-
-
-def _entries_of(name: str) -> tuple[Entry, ...]:
-    try:
-        return load(name).entries
-    except DodeError as error:
-        say_once(f"{name} is left out: {error}")
-        return ()
+def _files() -> Iterator[tuple[str, Path]]:
+    for name in names():
+        with suppress(ParameterFileError):  # deleted since the list was made
+            yield name, path_of(name)
 
 
 def name_of(path: Path) -> str | None:
@@ -142,30 +113,10 @@ def without_folders(text: str) -> str:
     return text
 
 
-def target_of(name: str, folder: Path | None = None) -> Path:
-    """The file under output/dode, or another folder, that a name stands for, taken or not.
-
-    Raises:
-        ParameterFileError: it is no name, or leads out of the folder.
-    """
-    folder = folder or output_folder()
-    try:
-        target = folder / checked_name(name)
-    except ParameterFileError as error:
-        raise ParameterFileError(f"{error} Use a plain name, with / for subfolders of {folder}.") from error
-    if not target.resolve().is_relative_to(folder.resolve()):
-        raise ParameterFileError(f"{name!r} is no name for a parameter file: it leads out of {folder}.")
-    return target
-
-
 def save(content: ParameterFile, name: str, folder: Path | None = None) -> Path:
-    """Write a file under output/dode, or another folder. A name that is taken gets a number: nothing is ever overwritten."""
-    return _numbered(target_of(name, folder), content)
-
-
-def _numbered(path: Path, content: ParameterFile) -> Path:
-    """Save under a name that no file of the library has, whichever folder it is in: the folders are one list of names."""
-    return save_numbered(path, content, taken=_taken)
+    """Write a file under output/dode, or another folder, under a name that no file of the library has: its folders are one
+    list of names. A name that is taken gets a number: nothing is ever overwritten."""
+    return save_numbered(library.target_of(name, folder or output_folder()), content, taken=_taken)
 
 
 def _taken(path: Path) -> bool:
@@ -204,50 +155,19 @@ def _is_of(entry: Entry, settings: Recipe, model: ModelInfo) -> bool:
     return same and "stopped_early" not in entry.recipe and replace(entry.model, name=model.name) == model
 
 
-class Keeper:
-    """The file of one fit, written as soon as there is something to write, and again when there is more.
-
-    Attributes:
-        path: where it is; None as long as it is nowhere.
-        problem: why it is not where it was to go.
-    """
+class Keeper(library.Keeper):
+    """The file of one fit under output/dode. If the disk refuses, models/dode may be on another."""
 
     def __init__(self, name: str):
         """Raises ParameterFileError for what is no name, before the fit. An empty one saves nothing."""
-        self._target = target_of(name) if name.strip() else None
-        self.path: Path | None = None
-        self.problem = ""
+        folders = (output_folder(), Path(folder_paths.models_dir) / FOLDER)
+        targets = [library.target_of(name, folder) for folder in folders] if name.strip() else []
+        super().__init__(targets, _taken)
 
-    def __call__(self, entries: Sequence[Entry]) -> None:
-        """Save all entries so far. What took minutes is not lost to a disk: if it refuses, models/dode may be on another."""
-        if self._target is None:
-            return
-        content = ParameterFile(tuple(entries))
-        if self.path is not None and self._try(lambda path: save_parameters(path, content, overwrite=True), self.path):
-            return
-        second = Path(folder_paths.models_dir) / FOLDER / self._target.relative_to(output_folder())
-        if not any(self._try(lambda path: _numbered(path, content), place) for place in (self._target, second)):
-            self.path = None
-
-    def _try(self, write: Callable[[Path], Path], path: Path) -> bool:
-        try:
-            self.path = write(path)
-        except ParameterFileError as error:
-            self.problem = self.problem or str(error)
-            log.error("D-ODE: the distilled sampler could not be saved: %s", error)
-            return False
-        return True
-
-    def said(self) -> str:
+    def said(self, otherwise: str = "") -> str:
         """Where the file is, in words."""
-        if self._target is None:
-            return "Not saved: no name was given."
-        if self.path is None:
-            return (
-                f"NOT SAVED: {self.problem} The result is at this node's outputs until ComfyUI ends: make room, connect Save "
-                "D-ODE Parameters, and queue again."
-            )
-        return f"{self.problem} Saved as {self.path} instead." if self.problem else f"Saved as {self.path}"
+        there = "The result is at this node's outputs until ComfyUI ends: make room, connect Save D-ODE Parameters, and queue"
+        return super().said(otherwise or f"{there} again.")
 
 
 def one(entry: Entry, **words: Any) -> ParameterFile:

@@ -8,11 +8,12 @@ from torch import Tensor
 from dode.errors import ParameterError
 from dode.files.compatibility import compare
 from dode.files.parameter_file import Entry
+from dode.files.words import summary
 
 from .host import CATEGORY, Params, feature, io, say_once
 from .host.guided import guider_of, run_entry, scale_of
 from .host.model_info import model_info, stock_start
-from .page.text import summary, warn_of
+from .page.text import warn_of
 
 KSAMPLER: Any = feature("comfy.samplers:KSAMPLER")
 

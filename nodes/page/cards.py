@@ -8,9 +8,8 @@ import numpy as np
 
 from dode.files.compatibility import Match
 from dode.files.parameter_file import Entry, ParameterFile
+from dode.files.words import gain, summary
 from dode.fit.equivalent_steps import MOST, StepsSaved
-
-from .text import gain, summary
 
 
 def entry_card(entry: Entry, match: Match | None = None) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dode.files.parameter_file import Entry
+from dode.files.words import gain, summary
 from dode.fit.cost import cost_text
 
 from .. import library
 from ..fitting.equivalent_steps import words
 from ..fitting.fitted import Fitted
 from .cards import entry_card, saved_card
-from .text import gain, stopped_early, summary
+from .text import stopped_early
 
 
 def report(fitted: Fitted, keep: library.Keeper) -> str:

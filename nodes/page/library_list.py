@@ -6,11 +6,11 @@ from typing import Any
 from dode.errors import DodeError
 from dode.files.compatibility import compare
 from dode.files.parameter_file import Entry, ModelInfo
+from dode.files.words import gain, summary
 
 from .. import library
 from ..host import feature
 from ..host.checkpoints import info_of
-from .text import gain, summary
 
 PATH = "/dode/library"
 

@@ -4,32 +4,10 @@ from collections.abc import Sequence
 
 from dode.files.compatibility import Match
 from dode.files.parameter_file import Entry, ParameterFile
-from dode.methods import get_method
+from dode.files.words import gain, summary, warnings
 from dode.recipe import recipe_text
 
 from ..host import say_once
-
-
-def summary(entry: Entry) -> str:
-    """One line: solver, steps, guidance."""
-    parameters = entry.parameters
-    orders = get_method(parameters.method).convergence
-    solver = parameters.method if len(orders) == 1 else f"{parameters.method} of order {parameters.order}"
-    guidance = "" if entry.guidance is None else f", guidance {entry.guidance:g}"
-    return f"{solver}, {len(parameters.sigmas) - 1} steps, {entry.evaluations} evaluations{guidance}"
-
-
-def gain(entry: Entry) -> str:
-    """How much closer to the teacher the distilled solver comes, on samples that were not fitted."""
-    report = entry.report
-    if report is None:
-        return "No measurements in the file."
-    before, after = report.error_base, report.error_distilled
-    change = f" ({100 * (after / before - 1):+.0f} %)" if before > 0 else ""
-    return (
-        f"Error against the teacher on {report.held_out} held-out sample{'s' * (report.held_out != 1)}: "
-        f"{report.error_base:.4g} undistilled, {report.error_distilled:.4g} distilled{change}."
-    )
 
 
 def stopped_early(missing: Sequence[tuple[int, float]]) -> str:
@@ -45,11 +23,6 @@ def warn_of(name: str, match: Match) -> None:
     """Say once in the log what differs without being wrong."""
     for warning in warnings(name, match):
         say_once(warning)
-
-
-def warnings(name: str, match: Match) -> list[str]:
-    """What differs without being wrong, a line each."""
-    return [f"{name}: {difference}. The parameters may fit less well." for difference in match.soft]
 
 
 def comparison(match: Match) -> str:
