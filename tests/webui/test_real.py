@@ -71,6 +71,18 @@ def picture(page: Page, name: str) -> None:
     page.screenshot(path=PICTURES / f"{name}.png")
 
 
+def open_panel(page: Page, prompt: str, name: str, **numbers: float) -> None:
+    """The accordion, with what is to be fitted: small pictures, since a fit is heard to be stopped between two calls only."""
+    page.locator("#txt2img_prompt textarea").first.fill(prompt)
+    page.locator("#dode_accordion").scroll_into_view_if_needed()
+    page.get_by_text("D-ODE: distill a sampler").first.click()
+    for element, value in {"txt2img_width": 64, "txt2img_height": 64, **numbers}.items():
+        box = page.locator(f"#{element} input[type=number]").first
+        box.fill(str(value))
+        box.press("Enter")
+    page.locator("#dode_name textarea, #dode_name input").first.fill(name)
+
+
 def test_it_is_there_and_the_start_is_clean(server: WebuiServer) -> None:
     samplers = {each["name"]: each for each in server.get("/sdapi/v1/samplers")}
     assert samplers["D-ODE"]["options"] == {"scheduler": "dode"}
@@ -88,20 +100,8 @@ def test_with_no_parameters_it_is_the_plain_solver_and_says_so(server: WebuiServ
 
 
 def test_distilled_from_the_page(server: WebuiServer, page: Page) -> None:
-    def fill(element: str, value: float) -> None:
-        box = page.locator(f"#{element} input[type=number]").first
-        box.fill(str(value))
-        box.press("Enter")
-
     (PICTURES / "running.png").unlink(missing_ok=True)
-    page.locator("#txt2img_prompt textarea").first.fill("a cat")
-    fill("txt2img_width", 64)
-    fill("txt2img_height", 64)
-    page.locator("#dode_accordion").scroll_into_view_if_needed()
-    page.get_by_text("D-ODE: distill a sampler").first.click()
-    fill("dode_steps", STEPS)
-    fill("dode_cfg", SCALE)
-    page.locator("#dode_name textarea, #dode_name input").first.fill("from_page")
+    open_panel(page, "a cat", "from_page", dode_steps=STEPS, dode_cfg=SCALE)
     picture(page, "panel")
     page.locator("#dode_distill").click()
     said: set[str] = set()
@@ -167,10 +167,7 @@ def test_the_page_reads_the_infotext(server: WebuiServer, page: Page) -> None:
 
 
 def test_stop_on_the_page_before_there_is_anything(server: WebuiServer, page: Page) -> None:
-    page.locator("#txt2img_prompt textarea").first.fill("a dog")
-    page.locator("#dode_accordion").scroll_into_view_if_needed()
-    page.get_by_text("D-ODE: distill a sampler").first.click()
-    page.locator("#dode_name textarea, #dode_name input").first.fill("stopped")
+    open_panel(page, "a dog", "stopped")
     page.locator("#dode_distill").click()
     page.wait_for_selector(".progressDiv .progress:has-text('teacher')", timeout=120_000)
     page.locator("#dode_stop").click()
