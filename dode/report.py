@@ -70,7 +70,12 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """The result of a fit: parameters, the report on them, and the samples that judged (of a fit of all numbers at once).
+    """The result of a fit.
+
+    Attributes:
+        parameters, report: the sampler, and what was measured of it.
+        judged: the samples that judged, of a fit of all numbers at once.
+        start: the undistilled sampler that it is better than; None is the solver on the noise levels of ``parameters``.
 
     Example:
         >>> import torch
@@ -84,3 +89,4 @@ class Distillation:
     parameters: Parameters
     report: Report
     judged: Judged | None = None
+    start: Parameters | None = None

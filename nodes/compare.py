@@ -1,5 +1,6 @@
 """Compare: the same noise through the undistilled solver, the distilled one, and many steps."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from dode.errors import FitError
 from dode.files.parameter_file import Entry
 from dode.fit.held_out import rms
 from dode.methods import METHODS
+from dode.recipe import start_of
 from dode.sampling import make_sampler
 from dode.teacher import Teacher, nested_grid
 
@@ -50,9 +52,16 @@ class DODECompare(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Of the noise that all three start from. Take another than the one that was fitted.",
                 ),
-                io.Combo.Input("reference", options=list(METHODS), default="heun", tooltip="The solver with many steps."),
+                io.Combo.Input(
+                    "reference", options=list(METHODS), default="heun", advanced=True, tooltip="The solver with many steps."
+                ),
                 io.Int.Input(
-                    "reference_substeps", default=10, min=1, max=100, tooltip="Its steps for each step of the others."
+                    "reference_substeps",
+                    default=10,
+                    min=1,
+                    max=100,
+                    advanced=True,
+                    tooltip="Its steps for each step of the others.",
                 ),
             ],
             outputs=[
@@ -88,15 +97,16 @@ class DODECompare(io.ComfyNode):
         fine = Teacher(reference, substeps=reference_substeps, coordinate=coordinate)
         lowest, _ = sigma_range(model.get_model_object("model_sampling"))
         grid, levels = parameters.parameters.sigmas, parameters.parameters.base().levels
+        undistilled = replace(parameters, parameters=start_of(parameters))
         runs = (
-            (entry_sampler(parameters, 0.0), grid),
+            (entry_sampler(undistilled), undistilled.parameters.sigmas),
             (entry_sampler(parameters), grid),
             (KSAMPLER(make_sampler(reference, coordinate=coordinate)), tuple(nested_grid(levels, reference_substeps, lowest))),
         )
         steps = sum(len(sigmas) - 1 for _, sigmas in runs)
         results = _sample(guider, latent, seed, runs, _Steps(cls.hidden.unique_id, steps))
-        names = (parameters.parameters.method, f"{parameters.parameters.method} distilled", reference)
-        evaluations = (parameters.evaluations, parameters.evaluations, fine.tableau(levels, lowest).evaluations)
+        names = (undistilled.parameters.method, f"{parameters.parameters.method} distilled", reference)
+        evaluations = (undistilled.evaluations, parameters.evaluations, fine.tableau(levels, lowest).evaluations)
         errors = [rms(flat(result), flat(results[2])) for result in results]
         captions = [f"{n}\n{e} evaluations" for n, e in zip(names, evaluations, strict=True)]
         captions = [f"{c}\nerror {e:.4g}" for c, e in zip(captions, errors[:2], strict=False)] + [captions[2] + "\nreference"]
@@ -104,7 +114,7 @@ class DODECompare(io.ComfyNode):
         picture = side_by_side(list(zip(*pictures, strict=True)), captions)
         report = _report(names, evaluations, errors)
         saved = [ui.PreviewImage(part, cls=cls).as_dict()["images"] for part in pictures]
-        solvers = (names[0], names[0], reference)
+        solvers = (names[0], parameters.parameters.method, reference)
         shown = compared(zip(solvers, evaluations, (*errors[:2], None), saved, strict=True))
         return io.NodeOutput(picture, torch.cat(pictures), report, ui={"text": (report,), "dode": (shown,)})
 

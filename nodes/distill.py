@@ -17,6 +17,7 @@ from .host.model_info import model_info
 from .ksampler import NAME
 from .page.cards import workflow_id
 from .page.fitted import card, report, reused_card, reused_report
+from .page.held_out_pictures import decoder, pictures
 from .sampler import entry_sampler, entry_sigmas
 
 
@@ -59,6 +60,7 @@ class DODEDistillSampler(io.ComfyNode):
                     "solver",
                     options=[BEST_SOLVER, *families, *solvers],
                     default=BEST_SOLVER,
+                    advanced=True,
                     tooltip="The solver to improve. Those with D- are the paper's: "
                     + ", ".join(f"{family.name} improves {family.method}" for family in FAMILIES)
                     + ". In the modes paper and multi-tap, best of several chooses among those with one evaluation a step.",
@@ -68,6 +70,7 @@ class DODEDistillSampler(io.ComfyNode):
                     "scheduler",
                     options=[name for name in schedulers() if name != NAME],
                     default="karras",
+                    advanced=True,
                     tooltip="The noise schedule, as in KSampler. In the modes balanced and best it is one of several starts, "
                     "and the noise levels are learned. Not used where sigmas are connected.",
                 ),
@@ -75,6 +78,7 @@ class DODEDistillSampler(io.ComfyNode):
                     "teacher",
                     options=[AS_IN_THE_PAPER, *solvers],
                     default=AS_IN_THE_PAPER,
+                    advanced=True,
                     tooltip="The solver that runs with many steps to show where the few should land. As in the paper is mostly "
                     "the solver itself, for DPM-Solver and D-EDM euler; in the modes balanced and best it means iPNDM "
                     "with 20 to 40 steps.",
@@ -84,6 +88,7 @@ class DODEDistillSampler(io.ComfyNode):
                     default=10,
                     min=2,
                     max=100,
+                    advanced=True,
                     tooltip="Teacher steps for each step of the sampler; for each of ten steps, in the modes balanced and best "
                     "if you choose a teacher. More is more exact and takes longer.",
                 ),
@@ -92,6 +97,7 @@ class DODEDistillSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=4096,
+                    advanced=True,
                     tooltip="How many noises to fit on; 0 takes as many as the mode and the steps need. A quarter of them "
                     "judges the result and is not fitted.",
                 ),
@@ -100,6 +106,7 @@ class DODEDistillSampler(io.ComfyNode):
                     default=4,
                     min=1,
                     max=256,
+                    advanced=True,
                     tooltip="How many samples the model gets at once. Lower it if memory runs out; the result stays the same.",
                 ),
                 # Fixed: another seed is another fit, which should not happen behind the user's back.
@@ -109,6 +116,7 @@ class DODEDistillSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
+                    advanced=True,
                     tooltip="Of the noises to fit on. Pictures with other seeds are what the result is for.",
                 ),
                 io.Combo.Input(
@@ -177,6 +185,11 @@ class DODEDistillSampler(io.ComfyNode):
                     tooltip="Fit even if the same fit was saved under this name before. Off, that one is used again: same "
                     "model with the same LoRAs, same prompts and settings.",
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Decodes the pictures of two samples that show the result. Without it they are as the preview.",
+                ),
             ],
             outputs=[
                 Params.Output(
@@ -206,8 +219,10 @@ class DODEDistillSampler(io.ComfyNode):
         if before is not None:
             entry, text, shown = before[1][0], reused_report(*before), reused_card(*before, len(settings.prompts))
         else:
-            fitted = fit(settings, keep, place)
-            entry, text, shown = fitted.made.entries[0], report(fitted, keep), card(fitted, keep)
+            decode = decoder(settings.model, settings.vae)
+            fitted = fit(settings, keep, place, decode is not None)
+            entry, text = fitted.made.entries[0], report(fitted, keep)
+            shown = {**card(fitted, keep), "pictures": pictures(fitted, decode, cls)}
         ports = (entry, entry_sampler(entry), entry_sigmas(entry), text)
         return io.NodeOutput(*ports, ui={"text": (text,), "dode": (shown,)})
 

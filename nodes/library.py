@@ -86,6 +86,12 @@ def state_of(name: str) -> str:
     return str((name, *library.state_of(path_of(name))))
 
 
+def size_and_date(name: str) -> dict[str, float]:
+    """Bytes, and seconds since 1970."""
+    nanoseconds, size = library.state_of(path_of(name))
+    return {"bytes": size, "modified": nanoseconds / 1e9}
+
+
 def entries() -> Iterator[tuple[str, Entry]]:
     """All entries of all files that can be read, newest file first."""
     return library.entries_of(_files(), say_once)

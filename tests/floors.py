@@ -28,6 +28,7 @@ FLOORS = {
         ("files",),
         ("demo", "fit"),
         ("recipe",),
+        ("charts",),
         ("cli", "diffusers"),
         ("__init__",),
         ("__main__",),

@@ -1,19 +1,21 @@
 // The pack's part of ComfyUI's page: settings, and panels on its nodes. Everything goes through the extension API.
 import { app } from "../../scripts/app.js";
-import { api } from "../../scripts/api.js";
 import { comparePanel } from "./page/compare.mjs";
 import { distillPanel } from "./page/distill.mjs";
 import { inspectPanel, loadPanel } from "./page/load.mjs";
-import { give, nodeOfExecution, nodeOfLocator, restore } from "./page/results.mjs";
+import { everyNode, nodeOfLocator } from "./page/graph.mjs";
+import { give, listen, restore } from "./page/results.mjs";
+import { registerLibraryTab } from "./page/sidebar.mjs";
 
 const PANELS = { DODEDistillSampler: distillPanel, DODELoad: loadPanel, DODEInspect: inspectPanel, DODECompare: comparePanel };
 
-for (const file of ["lib/uPlot-1.6.32.css", "page/dode.css"]) {
-  const sheet = document.createElement("link");
-  sheet.rel = "stylesheet";
-  sheet.href = new URL(file, import.meta.url).href;
-  document.head.append(sheet);
-}
+const sheet = document.createElement("link");
+sheet.rel = "stylesheet";
+sheet.href = new URL("page/dode.css", import.meta.url).href;
+document.head.append(sheet);
+
+let isSetUp = false; // before, there is no workflow to ask for nodes
+listen(() => isSetUp);
 
 app.registerExtension({
   name: "dode",
@@ -29,9 +31,9 @@ app.registerExtension({
     },
   ],
   setup() {
-    api.addEventListener("dode.progress", ({ detail }) => nodeOfExecution(detail.node)?.dode?.progress?.(detail));
-    for (const kind of ["execution_error", "execution_interrupted"])
-      api.addEventListener(kind, ({ detail }) => nodeOfExecution(detail?.node_id)?.dode?.failed?.(detail));
+    isSetUp = true;
+    registerLibraryTab();
+    app.ui?.settings?.addEventListener?.("Comfy.VueNodes.Enabled.change", () => requestAnimationFrame(() => everyNode().forEach((node) => node.dode?.rendered?.())));
   },
   nodeCreated(node) {
     const panel = PANELS[node.constructor.comfyClass];

@@ -1,37 +1,8 @@
 // The list of Load D-ODE Parameters says which files fit the model, and of the others why they do not.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-
-const NAMES = ["ckpt_name", "unet_name"]; // widgets in which loaders keep a checkpoint's name
-const DEMO = "embedded";
-
-const linkOf = (graph, id) => graph?.links?.get?.(id) ?? graph?.links?.[id] ?? null;
-
-/** The checkpoint that a node loads, or null. */
-function loads(node) {
-  if (node?.comfyClass === "DODEDemoModel") return DEMO;
-  const widget = node?.widgets?.find((each) => NAMES.includes(each.name));
-  return typeof widget?.value === "string" ? widget.value : null;
-}
-
-/** The checkpoint behind a node's model input: through LoRAs and patches up to the loader. */
-function behind(node, seen = new Set()) {
-  for (const input of node.inputs ?? []) {
-    const link = input.type === "MODEL" && input.link != null ? linkOf(node.graph, input.link) : null;
-    const origin = link && node.graph.getNodeById?.(link.origin_id);
-    if (!origin || seen.has(origin)) continue;
-    seen.add(origin);
-    return loads(origin) ?? behind(origin, seen);
-  }
-  return null;
-}
-
-/** The checkpoint that a Load node is about: that of its model, or the only one in the graph. */
-export function checkpointOf(node) {
-  if (node.inputs?.some((input) => input.type === "MODEL" && input.link != null)) return behind(node);
-  const all = new Set((node.graph?.nodes ?? []).map(loads).filter(Boolean));
-  return all.size === 1 ? [...all][0] : null;
-}
+import { checkpointOf } from "./page/checkpoint.mjs";
+import { everyNode } from "./page/graph.mjs";
 
 function marks(node) {
   const widget = node.widgets?.find((each) => each.name === "file");
@@ -48,6 +19,7 @@ function marks(node) {
     }
     if (asked !== checkpoint) return;
     said = new Map(files.map((file) => [file.name, file]));
+    widget.options = { ...widget.options }; // a closed list is drawn anew for other options, not for other labels
     node.graph?.setDirtyCanvas?.(true, true);
   }
 
@@ -79,6 +51,6 @@ app.registerExtension({
   },
   loadedGraphNode: (node) => queueMicrotask(() => node.dodeFits?.look()),
   refreshComboInNodes() {
-    for (const node of (app.rootGraph ?? app.graph)?.nodes ?? []) node.dodeFits?.refresh();
+    for (const node of everyNode()) node.dodeFits?.refresh();
   },
 });

@@ -29,7 +29,7 @@ class Progress:
         job.sampling_steps, job.sampling_step = max(sum(self.planned.values()), 1), self.spent.total()
         job.textinfo = f"D-ODE {stage}"
 
-    def measured(self, stage: str, number: int, before: float, after: float) -> None:
+    def measured(self, number: int, start: float, best: float) -> None:
         """There is something to keep from now on."""
         self.judged = True
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from dode.charts import Chart, charts_of
 from dode.files.parameter_file import Entry
 from dode.images import pyplot
 
@@ -13,40 +15,41 @@ def label_of(entry: Entry) -> str:
 
 
 def plot_entries(entries: Sequence[Entry], path: Path) -> Path:
-    """λ and γ per row, and the held-out error of base and distilled solver: one column an entry, written as PNG.
-
-    The error is that after each step, or at the end where only that was measured.
-    """
+    """The charts of ``dode.charts``, one column an entry, written as PNG."""
     plt = pyplot()
-    figure, axes = plt.subplots(2, len(entries), figsize=(3.1 * len(entries) + 0.6, 5.4), squeeze=False, layout="constrained")
-    for column, entry in enumerate(entries):
-        top, bottom = axes[:, column]
-        tables = [("λ", entry.parameters.values), ("γ", entry.parameters.guidance)]
-        bars = [
-            (f"{name}, tap {tap + 1}", table[:, tap])
-            for name, table in tables
-            if table is not None
-            for tap in range(table.shape[1])
-        ]
-        width = 0.8 / len(bars)
-        for number, (name, heights) in enumerate(bars):
-            top.bar([row + 1 + number * width for row in range(len(heights))], heights, width, label=name)
-        if 1 < len(bars) <= 8:
-            top.legend(fontsize=7)
-        top.axhline(0, color="0.5", linewidth=0.8)
-        top.set(title=label_of(entry), xlabel="row")
-        report = entry.report
-        if report is not None:
-            last = len(entry.parameters.base().sigmas) - 1
-            steps = range(last + 1 - len(report.step_errors_base), last + 1)
-            bottom.semilogy(steps, report.step_errors_base, "o-", color="0.5", label="base")
-            bottom.semilogy(steps, report.step_errors_distilled, "o-", color="C1", label="distilled")
-            bottom.legend(fontsize=8)
-        bottom.set(xlabel="step")
-        for axis in (top, bottom):
-            axis.locator_params(axis="x", integer=True)
-    axes[0, 0].set_ylabel("learned numbers")
-    axes[1, 0].set_ylabel("held-out error (RMS)")
+    columns = [charts_of(entry) for entry in entries]
+    there = {chart.key for charts in columns for chart in charts}
+    keys = [key for key in ("error", "sigmas", "guidance", "lambda") if key in there]
+    size = (3.1 * len(entries) + 0.6, 2.7 * len(keys))
+    figure, axes = plt.subplots(len(keys), len(entries), figsize=size, squeeze=False, layout="constrained")
+    for column, (entry, charts) in enumerate(zip(entries, columns, strict=True)):
+        for row, key in enumerate(keys):
+            chart = next((each for each in charts if each.key == key), None)
+            if chart is None:
+                axes[row, column].set_axis_off()
+            else:
+                _draw(axes[row, column], chart)
+        axes[0, column].set_title(f"{label_of(entry)}\n{axes[0, column].get_title()}", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def _draw(axis: Any, chart: Chart) -> None:
+    places, width = range(len(chart.labels)), 0.8 / len(chart.series)
+    for number, series in enumerate(chart.series):
+        colour = "0.5" if series.key == "start" else f"C{max(series.number - 1, 0)}"
+        values = [float("nan") if value is None else value for value in series.values]
+        if chart.form == "lines":
+            axis.plot(places, values, "o-", color=colour, label=series.name)
+        else:
+            left = [place + (number - (len(chart.series) - 1) / 2) * width for place in places]
+            axis.bar(left, values, width, color=colour, label=series.name)
+    if chart.form == "bars":
+        axis.axhline(chart.level or 0, color="0.5", linewidth=0.8)
+    if chart.logarithmic:
+        axis.set_yscale("log")
+    if 1 < len(chart.series) <= 8:
+        axis.legend(fontsize=7)
+    axis.set_title(chart.title, fontsize=8)
+    axis.set(xlabel=chart.axis, xticks=list(places), xticklabels=chart.labels)

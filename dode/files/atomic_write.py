@@ -54,6 +54,17 @@ def _take_name(temporary: Path, target: Path) -> None:
             os.replace(temporary, target)
 
 
+def move(source: Path, target: Path) -> None:
+    """Give a file another name, on the same disk, that nobody else has or gets meanwhile.
+
+    Raises:
+        FileExistsError: the name is taken. OSError: what else can happen; nothing was changed then.
+    """
+    _take_name(source, target)
+    with contextlib.suppress(FileNotFoundError):  # where taking the name moved it
+        os.unlink(source)
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """The folder's lock, which ends with the process."""

@@ -268,7 +268,7 @@ class _Student:
         if errors.mean() <= self.base[1].mean() and robust_mean(errors, limit) < robust_mean(self.best[1], limit):
             self.best = parameters, errors
         self.rounds += 1
-        self.model.measured("refine", self.rounds, _rms(self.base[1]), _rms(self.best[1]))
+        self.model.measured(self.rounds, _rms(self.base[1]), _rms(self.best[1]))
         return errors
 
     def _beaten(self, starts: list[Parameters]) -> tuple[Parameters, Array]:
@@ -276,7 +276,7 @@ class _Student:
         for start in starts:
             errors = self._errors(start)
             if np.isfinite(errors).all():
-                self.model.measured("refine", 0, _rms(errors), _rms(errors))
+                self.model.measured(0, _rms(errors), _rms(errors))
                 return start, errors
         raise NotFiniteError(
             "With each of the solvers and schedules to start from, the model returned NaN or infinity. Nothing was fitted; "
@@ -303,7 +303,7 @@ class _Student:
             },
         )
         held = self.judges.order
-        return Distillation(parameters, report, Judged(tuple(held), self.targets.ends[held], errors))
+        return Distillation(parameters, report, Judged(tuple(held), self.targets.ends[held], errors), self.base[0])
 
 
 def _best(drafts: Sequence[GaussNewton]) -> GaussNewton:

@@ -124,7 +124,6 @@ class ClosedForm:
             kept.append(part)
             change = np.append(-values[number, :usable], 1.0)
             after = np.einsum("i,bij,j->b", change, gram, change) / elements
-            model.measured(stage, number + 1, _rms(gram[self.held][:, -1, -1] / elements), _rms(after[self.held]))
             if model.progress is not None and stage == "student":
                 model.progress("fit", number + 1, len(base.rows))
             row = editor.take(row, values[number])

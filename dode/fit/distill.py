@@ -159,6 +159,8 @@ def distill_best(
             values, kept = np.zeros((len(chosen.base.rows), taps)), (0.0,) * len(chosen.base.rows)
         parameters = chosen.parameters(values)
         check = fit.check(parameters, chosen.teacher, targets)
+    for number, error in enumerate((check.base[-1], check.distilled[-1])):
+        fit.model.measured(number, check.base[-1], error)
     report = Report(
         teacher=chosen.teacher,
         teacher_error=check.teacher_error,

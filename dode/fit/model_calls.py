@@ -16,7 +16,7 @@ ExtraArgs = Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]
 
 
 class Progress(Protocol):
-    """What hears how far a fit is. It may also have ``measured(stage, number, before, after)``, see ``ModelCalls``."""
+    """What hears how far a fit is. It may also have ``measured(number, start, best)``, see ``ModelCalls``."""
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
         """Of a stage's evaluations of the model, so many are done, of so many in all as far as is known."""
@@ -30,7 +30,7 @@ class Stopped(Exception):
 class ModelCalls:
     """A denoiser on its device, for batches that come from and go back to where the fit keeps them (CPU memory).
 
-    A ``progress`` that has a method ``measured(stage, number, before, after)`` also hears errors as they become known.
+    A ``progress`` that has a method ``measured(number, start, best)`` also hears errors as they become known.
 
     Attributes:
         counts: evaluations by stage, each counted once per sample.
@@ -90,11 +90,12 @@ class ModelCalls:
         mine = self.part(batches)
         return self.together(lambda: [work(batch) for batch in mine])
 
-    def measured(self, stage: str, number: int, before: float, after: float) -> None:
-        """Report RMS errors on the held-out samples: of row or round ``number`` of a stage, undistilled and distilled."""
+    def measured(self, number: int, start: float, best: float) -> None:
+        """Report RMS errors on the held-out samples at the end of the trajectory: of the undistilled start, and of the best
+        sampler so far, after attempt ``number``. 0 is the start itself, with which each sampler to be fitted begins."""
         hear = getattr(self.progress, "measured", None)
         if hear is not None:
-            hear(stage, number, before, after)
+            hear(number, start, best)
 
     def on(self, samples: Tensor) -> Denoiser:
         """A plain denoiser for the samples with these indices.

@@ -38,6 +38,13 @@ def planned(steps: int, samples: int, judged: bool) -> dict[str, int]:
     return {STAGE: min(_FEW, held) * 8 * steps if judged else min(_SAMPLES, held) * 4 * _DENSE}
 
 
+def held_out_samples(task: Task, judged: Judged | None = None) -> list[int]:
+    """The numbers of the samples that a fit held out."""
+    if judged is not None:
+        return list(judged.samples)
+    return list(split(task.samples, _HELD_OUT, task.micro_batch, task.seed, task.prompts)[0])
+
+
 def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None = None) -> StepsSaved | None:
     """Compare an entry that was just fitted with the host's plain solver; None where that makes no sense.
 
@@ -69,9 +76,8 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
         judged = judged.first(_FEW)
         held = torch.tensor(judged.samples)
     else:
-        held = torch.tensor(split(task.samples, _HELD_OUT, task.micro_batch, task.seed, task.prompts)[0][:_SAMPLES])
+        held = torch.tensor(held_out_samples(task)[:_SAMPLES])
     dense = usual_schedule(coordinate, _DENSE, low, high).tolist()
-    progress.go_on()
     found: list[StepsSaved] = []
 
     def body(inside: Inside) -> None:

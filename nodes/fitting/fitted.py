@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dode.fit.equivalent_steps import StepsSaved
 
 from .equivalent_steps import measure
+from .held_out_ends import Ends, held_out_ends
 from .progress import Place
 from .run import Keep, Made, run_paper, run_students
 from .settings import Settings
@@ -21,16 +22,19 @@ class Fitted:
         worth: how many plain steps the first entry is worth; None where that was not measured.
         prompts: how many there were.
         seconds: the whole of it.
+        ends: where two held-out samples end; None where nobody can look at them.
     """
 
     made: Made
     worth: StepsSaved | None
     prompts: int
     seconds: float
+    ends: Ends | None = None
 
 
-def fit(settings: Settings, keep: Keep, place: Place) -> Fitted:
-    """Fit as the settings say; ``keep`` gets the entries as soon as there are any.
+def fit(settings: Settings, keep: Keep, place: Place, shown: bool = True) -> Fitted:
+    """Fit as the settings say; ``keep`` gets the entries as soon as there are any. ``shown``: somebody will look at what two
+    held-out samples become.
 
     Raises:
         FitError: settings that cannot work. The host's own exceptions pass through, interruption among them.
@@ -44,4 +48,5 @@ def fit(settings: Settings, keep: Keep, place: Place) -> Fitted:
         with stoppable(place) as asked:
             made = run_students(task, settings.students, made_of, keep, place, asked)
             worth = measure(task, made.entries[0], made.progress, made.judged)
-    return Fitted(made, worth, len(settings.prompts), time.monotonic() - started)
+    ends = held_out_ends(task, made.entries[0], made.progress, made.judged) if shown else None
+    return Fitted(made, worth, len(settings.prompts), time.monotonic() - started, ends)

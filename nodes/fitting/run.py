@@ -17,6 +17,7 @@ from dode.fit.plan import planned, usual_samples
 from dode.fit.problem import Problem
 from dode.fit.starts import SOLVERS, usual_grids
 from dode.methods import build_tableau
+from dode.recipe import with_start
 from dode.report import Distillation, Judged
 from dode.schedules import teacher_schedule, usual_schedule
 from dode.tableau import check_sigmas
@@ -226,7 +227,9 @@ def run_students(
             progress.break_off()
         progress.finish()
         recipe = {**ranged, "stopped_early": True} if stopped else ranged
-        entries += [Entry(result.parameters, info, float(scale), result.report, recipe) for result in results]
+        entries += [
+            Entry(result.parameters, info, float(scale), result.report, with_start(recipe, result.start)) for result in results
+        ]
         judged = judged or results[0].judged
         if results:
             keep(entries)

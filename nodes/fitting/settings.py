@@ -36,8 +36,9 @@ _IN_RECIPE = (
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The inputs of Distill Sampler, by their names there; of ``sigmas`` None where nothing is connected. ``positive`` holds a
-    conditioning or a prompt set or several of these, ``negative`` a conditioning for all or one for each."""
+    """The inputs of Distill Sampler, by their names there; of ``sigmas`` and ``vae`` None where nothing is connected.
+    ``positive`` holds a conditioning or a prompt set or several of these, ``negative`` a conditioning for all or one for each.
+    """
 
     model: Any
     positive: list[Any]
@@ -61,6 +62,7 @@ class Settings:
     prediction: str = AS_IN_THE_PAPER
     order: int = 0
     again: bool = False
+    vae: Any = None
 
     @property
     def closed_form(self) -> bool:

@@ -4,18 +4,20 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
+from dode.charts import Chart, charts_of
 from dode.files.compatibility import Match
 from dode.files.parameter_file import Entry, ParameterFile
 from dode.files.words import gain, summary
 from dode.fit.equivalent_steps import MOST, StepsSaved
+from dode.recipe import start_of
+
+from .text import details
 
 
-def entry_card(entry: Entry, match: Match | None = None) -> dict[str, Any]:
-    """One sampler; ``match`` says how it fits the connected model."""
-    parameters, report, model = entry.parameters, entry.report, entry.model
-    card: dict[str, Any] = {
+def short_card(entry: Entry) -> dict[str, Any]:
+    """One sampler in a list: what it is, for which model, and how much better."""
+    parameters = entry.parameters
+    return {
         "summary": summary(entry),
         "gain": gain(entry),
         "solver": parameters.method,
@@ -23,18 +25,26 @@ def entry_card(entry: Entry, match: Match | None = None) -> dict[str, Any]:
         "steps": len(parameters.sigmas) - 1,
         "evaluations": entry.evaluations,
         "guidance": entry.guidance,
-        "model": {"name": model.name, "family": model.family, "prediction": model.prediction, "channels": model.channels},
-        "sigmas": list(parameters.sigmas),
-        "lambda": parameters.values.tolist(),
-        "gamma": None if parameters.guidance is None else np.asarray(parameters.guidance).tolist(),
+        "model": vars(entry.model),
+    }
+
+
+def entry_card(entry: Entry, match: Match | None = None, worth: StepsSaved | None = None) -> dict[str, Any]:
+    """One sampler; ``match`` says how it fits the connected model, ``worth`` may know its errors after each step."""
+    parameters, report = entry.parameters, entry.report
+    steps = (worth.step_errors_base, worth.step_errors_distilled) if worth and worth.step_errors_base else None
+    start = start_of(entry)
+    card: dict[str, Any] = {
+        **short_card(entry),
+        "start": start.method,
+        "own_levels": start.sigmas == parameters.sigmas,
+        "charts": [_chart(chart) for chart in charts_of(entry, steps)],
         "report": None,
     }
     if report is not None:
         card["report"] = {
             "before": _number(report.error_base),
             "after": _number(report.error_distilled),
-            "steps_before": [_number(v) for v in report.step_errors_base],
-            "steps_after": [_number(v) for v in report.step_errors_distilled],
             "teacher": report.teacher.method,
             "teacher_error": _number(report.teacher_error),
             "samples": report.samples,
@@ -46,10 +56,21 @@ def entry_card(entry: Entry, match: Match | None = None) -> dict[str, Any]:
     return card
 
 
+def _chart(chart: Chart) -> dict[str, Any]:
+    series = [{"key": each.key, "number": each.number, "values": list(each.values)} for each in chart.series]
+    rest = {"form": chart.form, "logarithmic": chart.logarithmic, "level": chart.level, "axis": chart.axis}
+    return {"key": chart.key, "labels": list(chart.labels), "series": series, **rest}
+
+
 def file_card(name: str, content: ParameterFile) -> dict[str, Any]:
-    """A file and all of its samplers."""
+    """A file and all of its samplers, each also as text."""
     words = {key: getattr(content, key) for key in ("author", "licence", "notes", "software")}
-    return {"kind": "file", "file": name, **words, "entries": [entry_card(entry) for entry in content.entries]}
+    return {
+        "kind": "file",
+        "file": name,
+        **words,
+        "entries": [{**entry_card(entry), "text": details(entry)} for entry in content.entries],
+    }
 
 
 def saved_card(saved: StepsSaved | None) -> dict[str, Any] | None:
@@ -58,8 +79,6 @@ def saved_card(saved: StepsSaved | None) -> dict[str, Any] | None:
         return None
     return {
         "samples": saved.samples,
-        "steps_before": [_number(v) for v in saved.step_errors_base],
-        "steps_after": [_number(v) for v in saved.step_errors_distilled],
         "method": saved.method,
         "steps": saved.steps,
         "most": MOST,
@@ -68,7 +87,7 @@ def saved_card(saved: StepsSaved | None) -> dict[str, Any] | None:
 
 def compared(columns: Iterable[tuple[str, int, float | None, Sequence[Any]]]) -> dict[str, Any]:
     """The pictures of base, distilled and reference: of each the solver, evaluations, error and the files of a batch."""
-    rows = zip(("before", "after", "reference"), columns, strict=True)
+    rows = zip(("start", "learned", "reference"), columns, strict=True)
     return {
         "kind": "compared",
         "columns": [

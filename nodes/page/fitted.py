@@ -30,7 +30,7 @@ def card(fitted: Fitted, keep: library.Keeper) -> dict[str, Any]:
     made = fitted.made
     return {
         "kind": "distilled",
-        "entries": [entry_card(each) for each in made.entries],
+        "entries": [entry_card(each, worth=None if number else fitted.worth) for number, each in enumerate(made.entries)],
         "worth": saved_card(fitted.worth),
         "file": library.name_of(keep.path) if keep.path else None,
         "path": str(keep.path) if keep.path else None,

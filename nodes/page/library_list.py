@@ -6,11 +6,12 @@ from typing import Any
 from dode.errors import DodeError
 from dode.files.compatibility import compare
 from dode.files.parameter_file import Entry, ModelInfo
-from dode.files.words import gain, summary
 
 from .. import library
 from ..host import feature
 from ..host.checkpoints import info_of
+from . import library_changes
+from .cards import short_card
 
 PATH = "/dode/library"
 
@@ -41,13 +42,15 @@ def _file(name: str, model: ModelInfo | None) -> dict[str, Any]:
     try:
         content = library.load(name)
     except DodeError as error:
-        return {"name": name, "error": library.without_folders(str(error)), "fits": "no", "entries": []}
+        said = {"error": library.without_folders(str(error)), "fits": "no", "entries": []}
+        return {"name": name, "own": library_changes.is_own(name), **said}
     entries = [_entry(entry, model) for entry in content.entries]
     fits = [entry["fits"] for entry in entries]
     words = {key: getattr(content, key) for key in ("author", "licence", "notes", "software")}
     best = next((verdict for verdict in ("yes", "perhaps", "no") if verdict in fits), None)
     why = next((entry["why"] for entry in entries if entry["fits"] == best), [])
-    return {"name": name, **words, "workflow": bool(content.workflow), "fits": best, "why": why, "entries": entries}
+    said = {"workflow": bool(content.workflow), "fits": best, "why": why, "entries": entries}
+    return {"name": name, **words, **library.size_and_date(name), "own": library_changes.is_own(name), **said}
 
 
 def _entry(entry: Entry, model: ModelInfo | None) -> dict[str, Any]:
@@ -57,5 +60,4 @@ def _entry(entry: Entry, model: ModelInfo | None) -> dict[str, Any]:
     if model is not None:
         match = compare(entry, model)
         said = {"fits": "no" if not match else "perhaps" if match.soft else "yes", "why": [*match.hard, *match.soft]}
-    numbers = {"steps": len(entry.parameters.sigmas) - 1, "evaluations": entry.evaluations, "guidance": entry.guidance}
-    return {"summary": summary(entry), "gain": gain(entry), **numbers, "model": vars(entry.model), **errors, **said}
+    return {**short_card(entry), **errors, **said}

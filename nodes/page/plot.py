@@ -11,11 +11,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dode.charts import Chart, Series, charts_of
 from dode.files.parameter_file import Entry
-from dode.tableau import Array
 
 _INK, _FAINT, _PAPER = (230, 230, 230), (90, 90, 96), (30, 30, 34)
-_COLOURS = ((86, 156, 214), (220, 150, 80), (120, 190, 120), (190, 120, 190))
+# Told apart by lightness too, and by people who see fewer colours.
+_COLOURS, _START = ((86, 156, 214), (240, 160, 40), (240, 240, 240)), (150, 150, 150)
 _WIDTH, _HEIGHT, _MARGIN = 560, 360, 56
 
 
@@ -29,75 +30,88 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 def plot(entry: Entry) -> Tensor:
-    """λ and γ for each row, and the error after each step or at the end, where the file has them."""
-    panels = [_bars(entry.parameters.values, "learned correction of each update")]
-    if entry.parameters.guidance is not None:
-        panels.append(_bars(entry.parameters.guidance, "learned change of guidance of each update"))
-    if entry.report is not None and max(entry.report.step_errors_base, default=0) > 0:
-        panels.append(_errors(entry))
+    """The charts of ``dode.charts`` side by side, as IMAGE."""
+    panels = [_panel(chart) for chart in charts_of(entry)]
     sheet = Image.new("RGB", (_WIDTH * len(panels), _HEIGHT), _PAPER)
     for number, panel in enumerate(panels):
         sheet.paste(panel, (_WIDTH * number, 0))
     return to_tensor(sheet)
 
 
-def _panel(title: str, ticks: Sequence[tuple[float, str]], bottom: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty plot; ticks are heights in [0, 1] and their labels."""
+def _panel(chart: Chart) -> Image.Image:
+    """One chart: title and legend, a labelled vertical axis, lines or bars."""
     panel = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
     draw = ImageDraw.Draw(panel)
-    draw.text((_MARGIN, 14), title, _INK, _font(15))
-    draw.text((_WIDTH / 2, _HEIGHT - 14), bottom, _INK, _font(12), anchor="mm")
-    for height, label in ticks:
-        y = _y(height)
+    draw.text((_MARGIN, 14), chart.title, _INK, _font(15))
+    draw.text((_WIDTH / 2, _HEIGHT - 14), chart.axis, _INK, _font(12), anchor="mm")
+    scale = _Scale(chart)
+    for value, label in scale.ticks():
+        y = scale(value)
         draw.line([(_MARGIN, y), (_WIDTH - 16, y)], _FAINT)
         draw.text((_MARGIN - 6, y), label, _INK, _font(11), anchor="rm")
-    return panel, draw
+    for number, label in enumerate(chart.labels):
+        draw.text((_x(number, len(chart.labels)), _HEIGHT - _MARGIN + 12), label, _INK, _font(11), anchor="mm")
+    for number, series in enumerate(chart.series):
+        colour = _colour(series)
+        if len(chart.series) > 1:
+            draw.text((_WIDTH - 20, 8 + 15 * number), series.name, colour, _font(12), anchor="ra")
+        (_line if chart.form == "lines" else _bars)(draw, chart, number, scale, colour)
+    if chart.level is not None:
+        draw.line([(_MARGIN, scale(chart.level)), (_WIDTH - 16, scale(chart.level))], _INK)
+    return panel
 
 
-def _y(height: float) -> float:
-    return _HEIGHT - _MARGIN - height * (_HEIGHT - 2 * _MARGIN)
+def _colour(series: Series) -> tuple[int, int, int]:
+    return _START if series.key == "start" else _COLOURS[max(series.number - 1, 0) % len(_COLOURS)]
+
+
+class _Scale:
+    """From a value to a height in the picture."""
+
+    def __init__(self, chart: Chart):
+        values = [v for series in chart.series for v in series.values if v is not None]
+        values += [] if chart.level is None else [chart.level]
+        self.logarithmic = chart.logarithmic
+        if self.logarithmic:
+            values = [math.log10(v) for v in values if v > 0] or [0.0]
+            self.low, self.high = math.floor(min(values)), math.ceil(max(values))
+        else:
+            self.low, self.high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
+        if self.low == self.high:
+            self.high = self.low + 1
+
+    def __call__(self, value: float) -> float:
+        value = math.log10(value) if self.logarithmic else value
+        part = (value - self.low) / (self.high - self.low)
+        return _HEIGHT - _MARGIN - part * (_HEIGHT - 2 * _MARGIN)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        if self.logarithmic:
+            return [(10.0**d, f"{10.0**d:g}") for d in range(int(self.low), int(self.high) + 1)]
+        return [(value, f"{value:.3g}") for value in sorted({self.low, 0.0, self.high})]
 
 
 def _x(number: float, count: int) -> float:
     return _MARGIN + (number + 0.5) * (_WIDTH - _MARGIN - 16) / count
 
 
-def _bars(values: Array, title: str) -> Image.Image:
-    rows, taps = values.shape
-    largest = max(float(np.abs(values).max()), 1e-9)
-    ticks = [(0.0, f"{-largest:.2g}"), (0.5, "0"), (1.0, f"{largest:.2g}")]
-    panel, draw = _panel(title, ticks, "update")
-    width = 0.7 * (_WIDTH - _MARGIN - 16) / rows / taps
-    for row in range(rows):
-        left = _x(row, rows) - width * taps / 2
-        for tap in range(taps):
-            heights = sorted((_y(0.5), _y(0.5 + 0.5 * float(values[row, tap]) / largest)))
-            x = left + tap * width
-            draw.rectangle([x, heights[0], x + width - 1, heights[1]], fill=_COLOURS[tap % len(_COLOURS)])
-        draw.text((_x(row, rows), _HEIGHT - _MARGIN + 12), str(row + 1), _INK, _font(11), anchor="mm")
-    return panel
+def _line(draw: ImageDraw.ImageDraw, chart: Chart, number: int, scale: _Scale, colour: tuple[int, int, int]) -> None:
+    values = chart.series[number].values
+    points = [(_x(i, len(values)), scale(v)) for i, v in enumerate(values) if v is not None and v > 0]
+    draw.line(points, colour, width=2)
+    for x, y in points:
+        draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
 
 
-def _errors(entry: Entry) -> Image.Image:
-    report = entry.report
-    assert report is not None
-    curves = (("undistilled", report.step_errors_base), ("distilled", report.step_errors_distilled))
-    positive = [v for _, curve in curves for v in curve if v > 0]
-    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    high = max(high, low + 1)
-    decades = range(low, high + 1)
-    count, last = len(report.step_errors_base), len(entry.parameters.base().sigmas) - 1
-    title = "error after each step (log scale)" if count > 1 else "error at the end (log scale)"
-    panel, draw = _panel(title, [((d - low) / (high - low), f"1e{d}") for d in decades], "step")
-    for number, (name, curve) in enumerate(curves):
-        points = [(_x(i, count), _y((math.log10(v) - low) / (high - low))) for i, v in enumerate(curve) if v > 0]
-        draw.line(points, _COLOURS[1 - number], width=2)
-        for x, y in points:
-            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=_COLOURS[1 - number])
-        draw.text((_WIDTH - 20, 8 + 16 * number), name, _COLOURS[1 - number], _font(12), anchor="ra")
-    for i in range(count):
-        draw.text((_x(i, count), _HEIGHT - _MARGIN + 12), str(last - count + i + 1), _INK, _font(11), anchor="mm")
-    return panel
+def _bars(draw: ImageDraw.ImageDraw, chart: Chart, number: int, scale: _Scale, colour: tuple[int, int, int]) -> None:
+    values, groups = chart.series[number].values, len(chart.series)
+    width = 0.7 * (_WIDTH - _MARGIN - 16) / len(values) / groups
+    for row, value in enumerate(values):
+        if value is None:
+            continue
+        left = _x(row, len(values)) + (number - groups / 2) * width
+        heights = sorted((scale(0.0), scale(value)))
+        draw.rectangle([left, heights[0], left + width - 1, heights[1]], fill=colour)
 
 
 def side_by_side(rows: Sequence[Sequence[Tensor]], captions: Sequence[str]) -> Tensor:

@@ -1,6 +1,8 @@
-"""Routes for the page: the card of a file, download, import with the checks that a file from anywhere needs; stop and keep."""
+"""Routes for the page: the card of a file, download, import with the checks that a file from anywhere needs, rename
+and delete; stop and keep."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -13,6 +15,7 @@ from .. import library
 from ..fitting.progress import Place
 from ..fitting.stopping import ask_to_stop
 from ..host import feature, folder_paths
+from . import library_changes
 from .cards import file_card
 
 web: Any = feature("aiohttp.web")
@@ -38,6 +41,9 @@ def register() -> None:
     server.routes.get("/dode/download")(_answering(_download))
     server.routes.post("/dode/import")(_answering(_import))
     server.routes.post("/dode/stop")(_answering(_stop))
+    server.routes.post("/dode/rename")(_answering(_rename))
+    server.routes.post("/dode/delete")(_answering(_delete))
+    server.routes.post("/dode/restore")(_answering(_restore))
 
 
 def _answering(handler: Any) -> Any:
@@ -102,6 +108,37 @@ async def _stop(request: Any) -> Any:
     if not ask_to_stop(Place(node, request.query.get("workflow"))):
         raise _Refused(404, f"No fit that could be stopped runs on node {node[:80]!r}; perhaps it has just ended.")
     return web.json_response({"stopping": True})
+
+
+async def _rename(request: Any) -> Any:
+    name, to = await _words(request, "name", "to")
+    return web.json_response({"file": await asyncio.to_thread(library_changes.rename, _known(name), to)})
+
+
+async def _delete(request: Any) -> Any:
+    (name,) = await _words(request, "name")
+    return web.json_response({"undo": await asyncio.to_thread(library_changes.delete, _known(name))})
+
+
+async def _restore(request: Any) -> Any:
+    (word,) = await _words(request, "undo")
+    return web.json_response({"file": await asyncio.to_thread(library_changes.restore, word)})
+
+
+async def _words(request: Any, *names: str) -> list[str]:
+    """These fields, texts, of a small JSON object: a content type that no form of another page can send."""
+    _refuse_other_origins(request, "Files are changed")
+    if request.content_type != "application/json":
+        raise _Refused(415, "Send a JSON object as application/json.")
+    try:
+        fields: Any = json.loads(await _body(request))
+    except (ValueError, RecursionError):
+        fields = None
+    words = [fields.get(name) for name in names] if isinstance(fields, dict) else [None]
+    found = [word for word in words if isinstance(word, str) and len(word) <= 1000]
+    if len(found) < len(names):
+        raise _Refused(400, f"Send a JSON object with {' and '.join(names)}.")
+    return found
 
 
 def _refuse_other_origins(request: Any, what: str) -> None:

@@ -53,13 +53,14 @@ def test_distilling_shows_saves_and_is_not_done_twice(comfy: ComfyServer) -> Non
     values = [value for value, _ in run.progress(node)]
     assert values == sorted(values)
     assert run.progress(node)[-1][0] == run.progress(node)[-1][1]
-    assert run.previews > 0
     states = [message["data"] for message in run.messages if message["type"] == "dode.progress"]
     assert all(state["node"] == node for state in states)
+    assert run.previews == 0, "the last one would stay on the node"
+    assert any((state["picture"] or "").startswith("data:image/jpeg;base64,") for state in states)
     assert next(state["stage"] for state in states) == "teacher"
     assert all(state["seconds_left"] is None or state["seconds_left"] >= 0 for state in states)
-    assert [error["number"] for error in states[-1]["errors"]] == [1, 2, 3, 4]
-    assert all(error["after"] <= error["before"] for error in states[-1]["errors"])
+    assert [point["number"] for point in states[-1]["curve"]] == [0, 1]
+    assert all(point["best"] <= point["start"] for point in states[-1]["curve"])
 
     (path,) = saved(comfy) - before
     assert path == comfy.base / "output" / "dode" / "shown" / "here.safetensors"
@@ -222,9 +223,12 @@ def test_inspect_and_compare(comfy: ComfyServer) -> None:
     assert "euler" in run.outputs[inspect]["text"][0]
     assert "λ" in run.outputs[inspect]["text"][0]
     (card,) = run.outputs[inspect]["dode"][0]["entries"]
-    assert (card["solver"], card["steps"], len(card["report"]["steps_after"])) == ("euler", STEPS, STEPS)
+    errors = {chart["key"]: chart for chart in card["charts"]}["error"]
+    assert (card["solver"], card["steps"], errors["labels"]) == ("euler", STEPS, [str(n + 1) for n in range(STEPS)])
+    before, after = (series["values"] for series in errors["series"])
+    assert after[-1] < before[-1]
     columns = run.outputs[compare]["dode"][0]["columns"]
-    assert [column["key"] for column in columns] == ["before", "after", "reference"]
+    assert [column["key"] for column in columns] == ["start", "learned", "reference"]
     for column in columns:
         (picture,) = column["pictures"]
         url = f"/view?filename={picture['filename']}&subfolder={picture['subfolder']}&type={picture['type']}"

@@ -44,8 +44,9 @@ def test_a_card_says_what_is_in_a_file(comfy: ComfyServer) -> None:
     assert status == 200
     assert (card["file"], card["author"], card["licence"]) == (EXAMPLE.name, "The D-ODE authors", "Apache-2.0")
     (shown,) = card["entries"]
-    assert shown["lambda"] == entry.parameters.values.tolist()
-    assert shown["sigmas"] == list(entry.parameters.sigmas)
+    charts = {chart["key"]: chart["series"] for chart in shown["charts"]}
+    assert charts["lambda"][0]["values"] == entry.parameters.values[:, 0].tolist()
+    assert [*charts["sigmas"][-1]["values"], 0] == list(entry.parameters.sigmas)
     assert entry.report is not None
     assert shown["report"]["after"] == entry.report.error_distilled
 

@@ -52,7 +52,7 @@ def quick_start(tab: ComfyPage, folder: Path) -> None:
 
     def running() -> None:
         tab.look(DISTILL)
-        tab.wait_points(3)
+        tab.wait_points(2)
         shoot(tab, DISTILL, folder / "page_running.png")
 
     run(tab, "quick_start", running)

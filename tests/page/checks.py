@@ -15,7 +15,6 @@ def fits(tab: ComfyPage, kind: str, zooms: tuple[float, ...] = ZOOMS) -> None:
         sizes = tab.panel(kind).evaluate(
             "(outer) => { const inner = outer.firstElementChild; return {"
             "room: [outer.clientWidth, outer.clientHeight], content: [inner.scrollWidth, inner.scrollHeight],"
-            "plot: inner.querySelector('.uplot canvas')?.getBoundingClientRect().width ?? null,"
             "shown: outer.getBoundingClientRect().width / outer.offsetWidth }; }"
         )
         for room, content in zip(sizes["room"], sizes["content"], strict=True):
@@ -31,7 +30,7 @@ def pictures(tab: ComfyPage) -> None:
     tab.build(*everything(save_as=f"pictures/{tab.name}"))
     tab.look(DISTILL)
     tab.queue()
-    tab.wait_points(3)
+    tab.page.wait_for_selector(".dode-bar")
     tab.shoot(f"running-{tab.name}")
     tab.wait_done()
     for kind in (DISTILL, LOAD, INSPECT, COMPARE):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Route
 
 import dode
 from tests.comfy.server import ROOT
@@ -35,6 +36,7 @@ def settled(tab: ComfyPage, file: str, mark: str) -> str:
     return label(tab, file)
 
 
+@pytest.mark.both_pages
 @pytest.mark.usefixtures("other")
 def test_the_list_marks_what_fits_the_connected_model(tab: ComfyPage, look: Look) -> None:
     tab.build(*loading(file=EXAMPLE))
@@ -46,7 +48,7 @@ def test_the_list_marks_what_fits_the_connected_model(tab: ComfyPage, look: Look
     if look.vue:
         tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.wait_for()
         tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.click()
-        tab.page.get_by_text("✗ for_another_model").first.wait_for()
+        tab.page.get_by_text("✗ for_another_model").locator("visible=true").first.wait_for()
         tab.shoot(f"fits-{look.name}")
         tab.page.keyboard.press("Escape")
     else:
@@ -55,6 +57,7 @@ def test_the_list_marks_what_fits_the_connected_model(tab: ComfyPage, look: Look
     assert tab.widgets("DODELoad")["file"] == EXAMPLE
 
 
+@pytest.mark.both_pages
 @pytest.mark.usefixtures("other")
 def test_without_a_model_nothing_is_marked_and_a_new_link_is_seen(tab: ComfyPage) -> None:
     nodes, links = loading(file=EXAMPLE)
@@ -71,3 +74,40 @@ def test_without_a_model_nothing_is_marked_and_a_new_link_is_seen(tab: ComfyPage
         }}"""
     )
     assert settled(tab, EXAMPLE, "✓")
+
+
+@pytest.mark.both_pages
+def test_a_mark_that_comes_after_the_list_was_drawn_is_shown(tab: ComfyPage, look: Look) -> None:
+    held: list[Route] = []
+    tab.page.route("**/dode/library?*", lambda route: held.append(route))
+    tab.build(*loading(file=EXAMPLE))
+    tab.look("DODELoad")
+    while not held:
+        tab.page.wait_for_timeout(50)
+    tab.settle()
+    tab.page.unroute("**/dode/library?*")
+    for route in held:
+        route.continue_()
+    if look.vue:
+        tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.wait_for()
+    else:
+        tab.page.wait_for_function(f"() => {_WIDGET}._displayValue === '✓ {EXAMPLE}'")
+
+
+_INSIDE = """async (kinds) => {
+  const other = LiteGraph.createNode("CheckpointLoaderSimple"); // so that there is not one checkpoint alone in the workflow
+  app.rootGraph.add(other);
+  other.widgets.find((w) => w.name === "ckpt_name").value = "other.safetensors";
+  for (const kind of kinds)
+    app.rootGraph.convertToSubgraph(new Set([app.rootGraph.nodes.find((n) => n.comfyClass === kind)]));
+  const { checkpointOf } = await import("/extensions/d-ode/page/checkpoint.mjs");
+  const { everyNode } = await import("/extensions/d-ode/page/graph.mjs");
+  return checkpointOf(everyNode().find((n) => n.comfyClass === "DODELoad"));
+}"""
+
+
+@pytest.mark.both_pages
+@pytest.mark.parametrize("inside", [[], ["DODELoad"], ["DODEDemoModel"], ["DODEDemoModel", "DODELoad"]], ids="+".join)
+def test_a_model_is_followed_into_subgraphs_and_out_of_them(tab: ComfyPage, inside: list[str]) -> None:
+    tab.build(*loading(file=EXAMPLE))
+    assert tab.page.evaluate(_INSIDE, inside) == "embedded"

@@ -17,12 +17,19 @@ from tests.page.graphs import COMPARE, DISTILL, EXAMPLE, INSPECT, LOAD, comparin
 from tests.page.page import ComfyPage
 
 
+def told(text: str) -> tuple[float, float, float]:
+    """What a panel says: the error undistilled and distilled, and by how many percent it is less."""
+    (errors,) = re.findall(r"held out: ([\d.]+) undistilled, ([\d.]+) distilled", text)
+    (gain,) = re.findall(r"now come (\d+) % closer", text) or [0]
+    return float(errors[0]), float(errors[1]), float(gain)
+
+
 def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look) -> None:
     nodes, links = distilling(mode="paper", solver="euler", save_as=f"page/{look.name}")
     tab.build(nodes, links)
     tab.look(DISTILL)
     tab.queue()
-    tab.wait_points(3)
+    tab.page.wait_for_selector(".dode-bar")
     tab.shoot(f"running-{look.name}")
     tab.wait_done()
     seen = tab.progress()
@@ -30,17 +37,22 @@ def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look
     assert parts == sorted(parts)
     assert parts[0] < 50 < parts[-1]
     assert seen[0]["stage"] == "Teacher"
-    assert {"Check", "Comparison"} <= {state["stage"] for state in seen}
+    assert {"Check", "Compare"} <= {state["stage"] for state in seen}
     assert any(re.search(r"about \d+ (s|min) left", state["left"]) for state in seen)
     assert all(re.search(r"in all as long as about \d+ pictures of 20 steps$", state["left"]) for state in seen)
     assert not any(state["stop"] for state in seen), "the paper's fit has nothing to keep before it ends"
-    assert max(len(state["rows"]) for state in seen) == 5, "a point for each of the steps"
-    assert tab.previews() > 0
+    assert max(len(state["rows"]) for state in seen) == 2, "the undistilled solver, and what came of it"
+    assert any(state["picture"] for state in seen)
+    assert tab.previews() == 0, "the last one would stay on the node"
 
     panel = tab.panel(DISTILL)
     text = panel.inner_text()
-    assert re.search(r"5 steps now come closer to the reference than \d+ steps of dpmpp_2m|No gain here: dpmpp_2m", text)
-    assert re.search(r"Error on 6 held-out samples: 0\.\d+ before, 0\.\d+ after \(−\d+\s%\)", text)
+    held = "() => [...document.querySelectorAll('.dode-held img')].filter((image) => image.naturalWidth > 0).length === 6"
+    tab.page.wait_for_function(held)
+    assert re.search(r"It takes more than \d+ steps of dpmpp_2m|But dpmpp_2m, the usual sampler, comes as close", text)
+    before, after, gain = told(text)
+    assert gain == round(100 * (1 - after / before)) > 0
+    assert "5 steps now come" in text
     path = tab.server.base / "output" / "dode" / "page" / f"{look.name}.safetensors"
     assert str(path) in text
     (entry,) = dode.load_parameters(path).entries
@@ -48,7 +60,7 @@ def test_a_fit_shows_its_stages_and_then_what_it_made(tab: ComfyPage, look: Look
     assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
     assert all(float(after) <= 1.05 * float(before) for _, before, after in rows)
     panel.query_selector("button[role=radio]:has-text('λ')").click()
-    assert panel.query_selector("figcaption").inner_text().startswith("Learned correction λ")
+    assert panel.query_selector("figcaption").inner_text().startswith("Correction λ")
     cells = panel.eval_on_selector_all("tbody td", "(cells) => cells.map((cell) => Number(cell.textContent))")
     assert cells == pytest.approx(entry.parameters.values.ravel().tolist(), rel=2e-3, abs=1e-6)
     panel.query_selector("button[role=radio]:has-text('Error')").click()
@@ -75,25 +87,30 @@ def test_a_refined_fit_shows_its_stages_and_channels(tab: ComfyPage, look: Look)
     tab.shoot(f"refining-{look.name}")
     tab.wait_done()
     seen = tab.progress()
-    assert seen[0]["stages"] == ["Teacher", "Search", "Refinement", "Check", "Comparison"]
+    assert seen[0]["stages"] == ["Teacher", "Search", "Refine", "Check", "Compare"]
     for state in seen:
         assert set(state["done"]) <= set(state["stages"][: state["stages"].index(state["stage"])]), "nothing later is done"
-    longest = max((state["rows"] for state in seen), key=len)
-    assert longest[0].startswith("0"), "the best undistilled start"
     panel = tab.panel(DISTILL)
     text = panel.inner_text()
     assert "Not saved" in text
-    assert re.search(r"3 steps now come closer to the reference than \d+ steps of dpmpp_2m|No gain here: dpmpp_2m", text)
-    assert panel.query_selector("figcaption").inner_text().startswith("Distance to the reference at the end")
+    assert re.search(r"It takes more than \d+ steps of dpmpp_2m|But dpmpp_2m, the usual sampler, comes as close", text)
+    assert "Error on the one sample that was held out" in text
     (row,) = panel.eval_on_selector_all("tbody tr", "(rows) => rows.map((row) => [...row.cells].map((c) => c.textContent))")
-    before, after = re.findall(r"Error on 1 held-out samples: ([\d.]+) before, ([\d.]+) after", text)[0]
-    assert row == ["3", before, after]
+    before, after, gain = told(text)
+    assert [float(cell) for cell in row[1:]] == [before, after]
+    assert gain == pytest.approx(100 * (1 - after / before), abs=1)
+    points = [[float(cell) for cell in row.split("|")] for row in max((state["rows"] for state in seen), key=len)]
+    assert points == sorted(points), "evaluations are spent"
+    errors = [error for _, error in points]
+    assert errors == sorted(errors, reverse=True)
+    assert (errors[0], errors[-1]) == (before, after), "the curve goes from the undistilled start to the result"
     tab.look(DISTILL)
     tab.shoot(f"refined-error-{look.name}")
-    for name, title in (("γ", "Learned change of guidance"), ("σ", "Noise levels")):
+    for name, title in (("Guidance", "Guidance scale"), ("Noise levels", "Noise level"), ("λ", "Correction λ")):
         panel.query_selector(f"button[role=radio]:has-text('{name}')").click()
         assert panel.query_selector("figcaption").inner_text().startswith(title)
-        tab.shoot(f"refined-{'gamma' if name == 'γ' else 'sigma'}-{look.name}")
+        assert len(panel.query_selector(".dode-note").inner_text()) > 30
+        tab.shoot(f"refined-{name.partition(' ')[0].lower()}-{look.name}")
 
 
 def test_a_fit_is_stopped_and_kept_by_the_keyboard(tab: ComfyPage, look: Look) -> None:
@@ -121,7 +138,7 @@ def test_a_fit_is_stopped_and_kept_by_the_keyboard(tab: ComfyPage, look: Look) -
 STOPPABLE = """() => {
   const node = app.rootGraph.nodes.find((n) => n.comfyClass === "DODEDistillSampler");
   const stages = [{ name: "teacher", done: 5, planned: 5 }, { name: "refine", done: 1, planned: 9 }];
-  const counts = { done: 5, total: 9, pictures: 75, seconds_left: 300, can_stop: true, stopping: false, errors: [] };
+  const counts = { done: 5, total: 9, pictures: 75, seconds_left: 300, can_stop: true, stopping: false, curve: [] };
   const detail = { node: String(node.id), workflow: null, stage: "refine", stages, ...counts };
   app.api.dispatchEvent(new CustomEvent("dode.progress", { detail }));
 }"""
@@ -147,9 +164,9 @@ def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) ->
     tab.look(LOAD)
     tab.page.wait_for_selector(".dode-facts")
     text = tab.panel(LOAD).inner_text()
-    for words in ("embedded", "edm", "3 channels", "euler", "6 steps", "guidance 3", "The D-ODE authors", "Apache-2.0"):
+    for words in ("embedded", "EDM", "3 channels", "euler", "6 steps", "guidance 3", "The D-ODE authors", "Apache-2.0"):
         assert words in text
-    assert re.search(r"Error on 16 held-out samples: 0\.147 before, 0\.111 after \(−24\s%\)", text)
+    assert told(text) == (0.147, 0.111, 24)
     tab.page.wait_for_selector(".dode-plot canvas")
     fits(tab, LOAD)
 
@@ -158,7 +175,7 @@ def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) ->
     assert panel.query_selector("[role=img]").get_attribute("aria-label").startswith("Distance to the reference")
     panel.query_selector("[role=radio][aria-checked=true]").focus()
     tab.page.keyboard.press("ArrowRight")
-    assert panel.query_selector("figcaption").inner_text().startswith("Learned correction")
+    assert panel.query_selector("figcaption").inner_text().startswith("Correction λ")
     assert tab.page.evaluate("() => document.activeElement.getAttribute('aria-checked')") == "true"
     panel.query_selector("summary").focus()
     tab.page.keyboard.press("Enter")
@@ -170,7 +187,7 @@ def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) ->
     assert "may fit less well" not in tab.panel(LOAD).inner_text().lower()
     tab.look(INSPECT)
     tab.shoot(f"inspect-{look.name}")
-    assert "−24\xa0%" in tab.panel(INSPECT).inner_text()
+    assert told(tab.panel(INSPECT).inner_text())[2] == 24
 
 
 def other_checkpoint(library: Path) -> str:
@@ -259,11 +276,11 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
     panel = tab.panel(COMPARE)
 
     def errors() -> dict[str, float]:
-        found = re.findall(r"(base|distilled) \(euler\)\s+6 evaluations\s+error ([\d.]+)", panel.inner_text())
+        found = re.findall(r"(undistilled|distilled) \(euler\)\s+6 evaluations\s+error ([\d.]+)", panel.inner_text())
         return {name: float(error) for name, error in found}
 
-    assert set(errors()) == {"base", "distilled"}
-    assert errors()["distilled"] < errors()["base"]
+    assert set(errors()) == {"undistilled", "distilled"}
+    assert errors()["distilled"] < errors()["undistilled"]
     images: Any = panel.query_selector_all("img")
     tab.page.wait_for_function("() => [...document.querySelectorAll('.dode-stage img')].every((i) => i.naturalWidth === 16)")
     assert len({image.get_attribute("src") for image in images}) == 2
@@ -280,6 +297,11 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
     assert "reference (heun)" in panel.inner_text()
     tab.look(COMPARE)
     tab.shoot(f"beside-{look.name}")
+    gone = "() => document.querySelectorAll('.dode-beside img').forEach((i) => (i.src = i.src.replace('filename=', '$&no_')))"
+    tab.page.evaluate(gone)
+    tab.page.get_by_text("The picture is gone").wait_for()
+    tab.complaints.clear()  # the browser's, of the pictures that are not there
+    tab.shoot(f"gone-{look.name}")
     panel.query_selector("button:has-text('Flicker')").click()
     tab.page.wait_for_function("() => document.querySelector('.dode-stage.dode-first')")
     tab.page.wait_for_function("() => document.querySelector('.dode-stage:not(.dode-first)')")
@@ -305,50 +327,51 @@ def test_the_properties_panel_leaves_the_nodes_panels_as_they_are(tab: ComfyPage
     tab.shoot(f"properties-{tab.name}")
 
 
-AGAIN = """(rows) => {
+AGAIN = """(curve) => {
   const node = app.rootGraph.nodes.find((n) => n.comfyClass === "DODEDistillSampler");
-  const errors = rows.map((number, i) => ({ stage: "refine", number, before: 0.2, after: 0.2 / (i + 2) }));
-  const stages = [{ name: "teacher", done: 5, planned: 5 }, { name: "refine", done: rows.length, planned: 9 }];
-  const detail = { node: String(node.id), workflow: null, stage: "refine", stages, done: 5, total: 9, seconds_left: 3, errors };
+  const stages = [{ name: "teacher", done: 5, planned: 5 }, { name: "refine", done: curve.length, planned: 9 }];
+  const detail = { node: String(node.id), workflow: null, stage: "refine", stages, done: 5, total: 9, seconds_left: 3, curve };
   app.api.dispatchEvent(new CustomEvent("dode.progress", { detail }));
 }"""
 
 
-def test_the_curve_is_that_of_the_newest_fit(tab: ComfyPage, look: Look) -> None:
-    """Short fits from several starts come before the one that counts, and each begins with 0 again."""
+def test_the_curve_goes_on_from_one_sampler_to_the_next(tab: ComfyPage, look: Look) -> None:
+    """Several numbers of steps or guidance scales: each sampler has its own start, and the evaluations go on."""
     tab.build({"distill": (DISTILL, {})}, [])
-    for numbers, shown in (([0], 1), ([0, 1, 2, 3], 4), ([0], 1), ([0, 1], 2), ([0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4], 5)):
-        tab.page.evaluate(AGAIN, numbers)
-        assert tab.panel(DISTILL).eval_on_selector_all("tbody tr", "(rows) => rows.length") == shown
     tab.look(DISTILL)
-    tab.page.wait_for_selector(".dode-plot canvas")
+    curve = [
+        {
+            "fit": fit,
+            "number": number,
+            "evaluations": 100 * (4 * fit + number),
+            "start": 0.2 / fit,
+            "best": 0.2 / fit / (number + 1),
+        }
+        for fit in (1, 2)
+        for number in range(3)
+    ]
+    for count in (1, 3, 6):
+        tab.page.evaluate(AGAIN, curve[:count])
+        assert tab.panel(DISTILL).eval_on_selector_all("tbody tr", "(rows) => rows.length") == count
+        assert tab.page.locator(".dode-line-of").count() == curve[count - 1]["fit"]
+    assert "67 % closer than the undistilled start so far" in tab.panel(DISTILL).inner_text()
+    assert tab.page.evaluate("() => [...document.querySelectorAll('.dode-plot text')].map((t) => t.textContent)")[-2:] == [
+        "model evaluations spent",
+        "RMS distance",
+    ]
+    tab.look(DISTILL)
     tab.shoot(f"again-{look.name}")
 
 
 DRAW = """async (ends) => {
-  const { errorChart } = await import("/extensions/d-ode/page/charts.mjs");
-  const box = document.createElement("div");
-  box.className = "dode-panel";
-  box.style.width = "320px";
-  document.body.append(box);
-  const { prototype } = CanvasRenderingContext2D, write = prototype.fillText;
-  let written;
-  prototype.fillText = function (text) {
-    if (box.contains(this.canvas)) written.add(text);
-    return write.apply(this, arguments);
-  };
+  const { drawChart } = await import("/extensions/d-ode/page/charts.mjs");
   for (const [start, end] of ends) {
-    written = new Set();
-    const values = [start, end];
-    const shown = { title: "t", rowName: "r", numbers: [101, 102], before: values, after: values, names: ["a", "b"] };
-    box.replaceChildren(errorChart(shown));
-    for (let i = 0; i < 1000 && !box.querySelector("canvas"); i++) await new Promise((done) => setTimeout(done, 20));
-    if (!box.querySelector("canvas")) throw new Error(`nothing is drawn for ${start}`);
-    written.delete("101"), written.delete("102"); // the numbers of the steps
-    if (written.size < 2 || written.size > 8) throw new Error(`the axis from ${start} to ${end} has ${[...written]}`);
+    const series = [{ key: "start", number: 0, values: [start, end] }];
+    const chart = { key: "error", form: "lines", labels: ["101", "102"], series, logarithmic: true, level: null, axis: "" };
+    const figure = drawChart(chart, "");
+    const written = [...figure.querySelectorAll(".dode-end")].map((text) => text.textContent);
+    if (written.length < 1 || written.length > 8) throw new Error(`the axis from ${start} to ${end} has ${written}`);
   }
-  prototype.fillText = write;
-  box.remove();
 }"""
 
 
@@ -356,3 +379,25 @@ def test_errors_of_any_size_are_drawn_with_some_numbers_on_the_axis(tab: ComfyPa
     """Among them those whose axis ends just below a power of ten."""
     starts = [1e-6, 0.0153, 0.1, 0.1535, 0.155, 0.158, 0.31, 1.56, 1.62, 4.8, 99.0, 1.5e4]
     tab.page.evaluate(DRAW, [[start, factor * start] for start in starts for factor in (1, 1.3, 30, 1e4, 1e9)])
+
+
+def test_three_numbers_of_a_step_are_told_apart_without_colours(tab: ComfyPage, look: Look) -> None:
+    """Lightness by itself, as in a grey print; and the third is hollow."""
+    tab.build(*loading(file=EXAMPLE))
+    tab.page.wait_for_selector(".dode-plot")
+    lightness = tab.page.evaluate(_LIGHTNESS)
+    assert min(abs(a - b) for i, a in enumerate(lightness) for b in lightness[:i]) > 0.08, lightness
+
+
+_LIGHTNESS = """() => {
+  const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  return ["--dode-after", "--dode-tap-2", "--dode-tap-3"].map((name) => {
+    const probe = document.querySelector(".dode-panel").appendChild(document.createElement("i"));
+    probe.style.color = `var(${name})`;
+    context.fillStyle = getComputedStyle(probe).color;
+    context.fillRect(0, 0, 1, 1);
+    probe.remove();
+    const [r, g, b] = context.getImageData(0, 0, 1, 1).data;
+    return (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
+  });
+}"""

@@ -1,92 +1,19 @@
-// Charts in the host's own colours, by uPlot: lines over steps, and bars of the learned numbers. Each has its numbers as a table.
-import { el, short } from "./elements.mjs";
+// Charts as SVG, sharp at every zoom and in the page's own colours. What they show comes from the server as data (dode/charts.py).
+// Each has a sentence that says what is seen, and its numbers as a table.
+import { el, short, svg } from "./elements.mjs";
 import { say } from "./texts.mjs";
 
-let library;
-const plotting = () => (library ??= import("../lib/uPlot-1.6.32.mjs").then((module) => module.default));
+const WIDTH = 320,
+  HEIGHT = 172;
+const ROOM = { left: 50, right: 8, top: 8, bottom: 34 };
 
-// Names of colours in dode.css, which takes them from the host's.
-const COLOURS = { before: "--dode-before", after: "--dode-after", text: "--dode-text", faint: "--dode-grid" };
-const TAPS = ["--dode-after", "--dode-tap-2", "--dode-tap-3"];
-
-/** What a CSS colour is right now: a canvas does not know the page's variables. */
-function colour(name, on) {
-  const probe = el("i", { style: `display:none;color:var(${name})` });
-  on.append(probe);
-  const found = getComputedStyle(probe).color;
-  probe.remove();
-  return found;
-}
-
-const living = new Set();
-let scheduled = false;
-new MutationObserver(() => {
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(() => {
-    scheduled = false;
-    for (const chart of living) chart.recolour();
-  });
-}).observe(document.documentElement, { attributes: true, attributeFilter: ["class", "style"] });
-new MutationObserver(() => living.forEach((chart) => chart.recolour())).observe(document.body, { attributes: true, attributeFilter: ["class", "style"] });
-
-/**
- * @param {{title: string, names: string[], columns: (number|null)[][], rows: string[], options: (colours: (name: string) => string) => object, data: any[], corner: string}} what
- *   names and columns: what the table shows; options and data: what uPlot draws.
- */
-function chart(what) {
-  const host = el("div", { class: "dode-plot", role: "img", "aria-label": what.title });
-  const head = el("tr", {}, el("th", { scope: "col", text: what.corner }), what.names.map((name) => el("th", { scope: "col", text: name })));
-  const rows = what.rows.map((row, i) => el("tr", {}, el("th", { scope: "row", text: row }), what.columns.map((column) => el("td", { text: short(column[i]) }))));
-  const legend = what.keys.map(([name, key, dashed]) => el("span", { class: `dode-key${dashed ? " dode-dashed" : ""}`, style: `--key:var(${key})`, text: name }));
-  const numbers = el("details", {}, el("summary", { text: say("numbers") }), el("div", { class: "dode-scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows))));
-  const figure = el("figure", { class: "dode-chart" }, el("figcaption", { text: what.title }), el("div", { class: "dode-keys", "aria-hidden": "true" }, legend), host, numbers);
-  let plot,
-    palette = {};
-  const entry = {
-    recolour() {
-      if (!figure.isConnected || !plot) return;
-      palette = {};
-      plot.redraw(false);
-    },
-  };
-  const tint = (name) => (palette[name] ??= colour(name, host));
-  plotting().then((uPlot) => {
-    const watch = new ResizeObserver(() => {
-      const width = Math.floor(host.clientWidth);
-      if (!host.isConnected) {
-        if (!plot) return;
-        plot.destroy();
-        plot = null;
-        watch.disconnect();
-        living.delete(entry);
-      } else if (width > 40) {
-        const size = { width, height: 150 };
-        if (plot) plot.setSize(size);
-        else plot = new uPlot({ ...size, ...what.options(tint, uPlot) }, what.data, host);
-        living.add(entry);
-      }
-    });
-    watch.observe(host);
-  });
-  return figure;
-}
-
-const FONT = "11px system-ui, sans-serif";
-
-function axes(tint, bottom, left) {
-  const axis = { font: FONT, labelFont: FONT, stroke: () => tint(COLOURS.text), ticks: { stroke: () => tint(COLOURS.faint), width: 1 } };
-  const grid = { stroke: () => tint(COLOURS.faint), width: 1 };
-  return [
-    { ...axis, grid: { show: false }, size: 26, space: 18, incrs: [1, 2, 5, 10, 20], ...bottom },
-    { ...axis, grid, size: 50, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick, 2))), ...left },
-  ];
-}
+// Classes of dode.css: dashes and shapes tell the lines apart where colours do not.
+const classOf = (series) => (series.key === "tap" ? `dode-tap-${Math.max(series.number, 1)}` : `dode-${series.key}`);
+const nameOf = (series) => (series.key === "tap" ? `λ${series.number ? "₁₂₃"[series.number - 1] : ""}` : say(series.key));
 
 const DIGITS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1]];
 const CLOSEST = 0.12; // of the axis, so that numbers do not touch
 
-// uPlot's own ticks of a logarithmic axis need ends that are powers of ten; with others they may never end.
 function ticksBetween(low, high) {
   const room = CLOSEST * Math.log10(high / low);
   const ticks = (digits) => {
@@ -100,80 +27,122 @@ function ticksBetween(low, high) {
   return apart ?? kinds.at(-1).filter((_, i) => i % Math.ceil(room) === 0); // every so many powers of ten
 }
 
-/** Errors before and after distilling, over steps or rounds; the axis is logarithmic. A single one is a level across the chart. */
-export function errorChart({ title, rowName, numbers, before, after, names }) {
-  const positive = (values) => values.map((value) => (value > 0 ? value : null));
-  const solid = (name, values) => ({ name, values: positive(values) });
-  const lines = [solid(names[0], before), solid(names[1], after)];
-  const values = lines.flatMap((line) => line.values).filter((value) => value !== null);
-  if (!values.length) return null;
-  // Room above and below, so that single points and flat lines are seen.
-  const low = Math.min(...values) / 2,
-    high = Math.max(...values) * 2;
-  const level = numbers.length === 1;
-  const ends = [numbers[0] - 0.4, numbers.at(-1) + 0.4];
-  return chart({
-    title,
-    corner: rowName,
-    rows: numbers.map(String),
-    names,
-    columns: [before, after],
-    keys: [
-      [names[0], COLOURS.before, true],
-      [names[1], COLOURS.after, false],
-    ],
-    data: level ? [ends, ...lines.map((line) => [line.values[0], line.values[0]])] : [numbers, ...lines.map((line) => line.values)],
-    options: (tint) => ({
-      legend: { show: false },
-      cursor: { show: false },
-      scales: { x: { time: false, range: () => ends }, y: { distr: 3, range: () => [low, high] } },
-      axes: axes(tint, {}, { splits: (_, __, from, to) => ticksBetween(from, to), filter: (_, ticks) => ticks }),
-      series: [
-        {},
-        ...["before", "after"].map((key, i) => ({
-          stroke: () => tint(COLOURS[key]),
-          width: 2,
-          dash: i ? undefined : [5, 4],
-          points: { show: !level, size: 6, fill: () => tint(COLOURS[key]), stroke: () => tint(COLOURS[key]) },
-        })),
-      ],
-    }),
-  });
+/** Round numbers from low to high, four or so. */
+function roundTicks(low, high) {
+  const rough = (high - low) / 4,
+    power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((digit) => digit * power).find((each) => each >= rough);
+  const found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
+  return found;
 }
 
-/** The learned numbers: bars in groups, one group for each row of the solver's table. */
-export function barChart({ title, rowName, name, table }) {
-  const taps = Math.max(...table.map((row) => row.length));
-  const used = Array.from({ length: taps }, (_, k) => k).filter((k) => k === 0 || table.some((row) => row[k]));
-  const width = 0.8 / used.length;
-  const positions = table.flatMap((_, row) => used.map((_, i) => row + 1 + (i - (used.length - 1) / 2) * width));
-  const bars = used.map((k, i) => table.flatMap((row) => used.map((_, j) => (j === i ? (row[k] ?? 0) : null))));
-  const largest = Math.max(1e-9, ...table.flat().map(Math.abs)) * 1.1;
-  const names = used.map((k) => (used.length === 1 ? name : `${name} ${k + 1}`));
-  const shade = (i) => TAPS[i % TAPS.length];
-  return chart({
-    title,
-    corner: rowName,
-    rows: table.map((_, row) => String(row + 1)),
-    names,
-    columns: used.map((k) => table.map((row) => row[k] ?? 0)),
-    keys: names.slice(0, 6).map((text, i) => [text, shade(i), false]),
-    data: [positions, ...bars],
-    options: (tint, uPlot) => ({
-      legend: { show: false },
-      cursor: { show: false },
-      scales: { x: { time: false, range: () => [0.4, table.length + 0.6] }, y: { range: () => [-largest, largest] } },
-      axes: axes(tint, { splits: () => table.map((_, row) => row + 1) }, {}),
-      series: [
-        {},
-        ...used.map((_, i) => ({
-          stroke: () => tint(shade(i)),
-          fill: () => tint(shade(i)),
-          width: 0,
-          points: { show: false },
-          paths: uPlot.paths.bars({ size: [0.9, 60], align: 0 }),
-        })),
-      ],
+/** The vertical axis: from a value to a height, and where it has numbers. */
+function vertical(chart) {
+  const values = [...chart.series.flatMap((series) => series.values), chart.level].filter((value) => value !== null && value !== undefined && (!chart.logarithmic || value > 0));
+  if (!values.length) return null;
+  let low = Math.min(...values),
+    high = Math.max(...values);
+  if (chart.logarithmic) [low, high] = [low / 1.5, high * 1.5];
+  else [low, high] = [Math.min(low, 0), Math.max(high, 0)];
+  if (low === high) high = low + 1;
+  const part = chart.logarithmic ? (value) => Math.log(value / low) / Math.log(high / low) : (value) => (value - low) / (high - low);
+  const at = (value) => HEIGHT - ROOM.bottom - part(value) * (HEIGHT - ROOM.top - ROOM.bottom);
+  return { at, ticks: chart.logarithmic ? ticksBetween(low, high) : roundTicks(low, high), bottom: chart.logarithmic ? low : 0 };
+}
+
+const wide = WIDTH - ROOM.left - ROOM.right;
+
+function line(series, places, axis) {
+  const points = series.values.map((value, i) => (value === null || value === undefined ? null : [places[i], axis.at(value)])).filter(Boolean);
+  const marks = points.length > 24 ? [] : points.map(([x, y]) => (series.key === "start" ? svg("rect", { x: x - 3, y: y - 3, width: 6, height: 6 }) : svg("circle", { cx: x, cy: y, r: 3.2 })));
+  return svg("g", { class: `dode-line-of ${classOf(series)}` }, svg("polyline", { points: points.map((point) => point.join(",")).join(" ") }), marks);
+}
+
+function bars(series, number, count, places, axis) {
+  const each = (0.76 * wide) / places.length / count;
+  const width = Math.min(each, 46);
+  return svg(
+    "g",
+    { class: `dode-bars-of ${classOf(series)}` },
+    series.values.map((value, i) => {
+      if (value === null) return null;
+      const ends = [axis.at(value), axis.at(axis.bottom)].sort((a, b) => a - b);
+      const x = places[i] + (number - count / 2) * width;
+      return svg("rect", { x, y: ends[0], width: Math.max(width - 1, 1), height: Math.max(ends[1] - ends[0], 0.5) });
     }),
-  });
+  );
+}
+
+/** Where each label stands; only as many are written as there is room for. */
+function horizontal(chart) {
+  const count = chart.labels.length;
+  const spread = chart.positions; // of a curve whose points are not evenly apart, from 0 to 1
+  const places = chart.labels.map((_, i) => ROOM.left + wide * (spread ? 0.02 + 0.96 * spread[i] : (i + 0.5) / count));
+  const every = Math.ceil(count / 12);
+  const written = chart.ticks ?? chart.labels.map((text, i) => (i % every ? null : [places[i], text])).filter(Boolean);
+  return { places, written };
+}
+
+/**
+ * @param {{key: string, form: "lines" | "bars", labels: string[], series: {key: string, number: number, values: (number | null)[]}[],
+ *   logarithmic: boolean, level: number | null, levelName?: string, axis: string, positions?: number[]}} chart
+ * @param {string} note a sentence that says what is seen
+ */
+export function drawChart(chart, note) {
+  const axis = vertical(chart);
+  if (!axis) return null;
+  const { places, written } = horizontal(chart);
+  const across = (value, kind) => svg("line", { class: kind, x1: ROOM.left, x2: WIDTH - ROOM.right, y1: axis.at(value), y2: axis.at(value) });
+  const write = (x, y, text, more) => svg("text", { x, y, ...more }, text);
+  const title = say(`title_${chart.key}`);
+  const picture = svg(
+    "svg",
+    { class: "dode-plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title },
+    axis.ticks.map((tick) => [across(tick, "dode-grid"), write(ROOM.left - 6, axis.at(tick) + 4, short(tick, 3), { class: "dode-end" })]),
+    written.map(([x, text]) => write(x, HEIGHT - ROOM.bottom + 15, text, { class: "dode-middle" })),
+    chart.form === "bars" ? chart.series.map((series, i) => bars(series, i, chart.series.length, places, axis)) : chart.series.map((series) => line(series, places, axis)),
+    chart.form === "bars" && !chart.logarithmic ? across(0, "dode-zero") : null,
+    chart.level !== null && chart.level !== undefined ? across(chart.level, "dode-level") : null,
+    write(ROOM.left + wide / 2, HEIGHT - 4, chart.axis ? say(`axis_${chart.axis}`) : "", { class: "dode-middle dode-axis" }),
+    write(0, 0, say(`unit_${chart.key}`), { class: "dode-middle dode-axis", transform: `translate(10 ${(HEIGHT - ROOM.bottom) / 2}) rotate(-90)` }),
+  );
+  const keys = chart.series.length > 1 && !chart.levelName ? chart.series.map((series) => el("span", { class: `dode-key dode-${chart.form} ${classOf(series)}`, text: nameOf(series) })) : [];
+  if (chart.level !== null && chart.level !== undefined) keys.push(el("span", { class: "dode-key dode-lines dode-set", text: chart.levelName ?? say("as_set", { n: short(chart.level) }) }));
+  return el(
+    "figure",
+    { class: "dode-chart" },
+    el("figcaption", { text: title }),
+    keys.length ? el("div", { class: "dode-keys", "aria-hidden": "true" }, keys) : null,
+    picture,
+    note ? el("p", { class: "dode-note", text: note }) : null,
+    numbers(chart),
+  );
+}
+
+function numbers(chart) {
+  const head = el("tr", {}, el("th", { scope: "col", text: chart.axis ? say(`axis_${chart.axis}`) : "" }), chart.series.map((series) => el("th", { scope: "col", text: nameOf(series) })));
+  const rows = chart.labels.map((label, i) => el("tr", {}, el("th", { scope: "row", text: label }), chart.series.map((series) => el("td", { text: short(series.values[i]) }))));
+  const table = el("table", {}, el("thead", {}, head), el("tbody", {}, rows));
+  return el("details", {}, el("summary", { text: say("numbers") }), el("div", { class: "dode-scroll" }, table));
+}
+
+/** Of a running fit: the best held-out error so far over the evaluations spent, a line for each sampler, and where the newest began. */
+export function progressChart(points) {
+  const last = points.at(-1);
+  const most = last.evaluations || 1;
+  const fits = Array.from({ length: last.fit }, (_, i) => i + 1);
+  const chart = {
+    key: "progress",
+    form: "lines",
+    labels: points.map((point) => String(point.evaluations)),
+    positions: points.map((point) => point.evaluations / most),
+    ticks: [0, 0.5, 1].map((part) => [ROOM.left + wide * (0.02 + 0.96 * part), String(Math.round(part * most))]),
+    series: fits.map((fit) => ({ key: "learned", number: 0, values: points.map((point) => (point.fit === fit ? point.best : null)) })),
+    logarithmic: true,
+    level: last.start,
+    levelName: say("start"),
+    axis: "evaluations",
+  };
+  return drawChart(chart, last.best < last.start ? say("progress_so_far", { part: Math.round(100 * (1 - last.best / last.start)) }) : say("progress_none"));
 }

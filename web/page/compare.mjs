@@ -1,15 +1,10 @@
 // Compare: two of the pictures under a slider or in turn, or all three beside each other, with their errors.
-import { app } from "../../../scripts/app.js";
-import { api } from "../../../scripts/api.js";
 import { addPlace, choices, el, short } from "./elements.mjs";
+import { picture } from "./pictures.mjs";
 import { say } from "./texts.mjs";
 
 const FLICKER = 800; // milliseconds for each picture
-const KEYS = ["before", "after", "reference"];
-
-function address(picture) {
-  return api.apiURL(`/view?${new URLSearchParams(picture)}${app.getPreviewFormatParam?.() ?? ""}`);
-}
+const KEYS = ["start", "learned", "reference"];
 
 /** What a picture is, in parts. */
 function caption(column) {
@@ -22,11 +17,11 @@ export function comparePanel(node) {
   let result = null,
     view = "slider",
     row = 0,
-    pair = ["before", "after"],
+    pair = ["start", "learned"],
     timer = null;
 
   const column = (key) => result.columns.find((each) => each.key === key);
-  const picture = (key, more = {}) => el("img", { src: address(column(key).pictures[row]), alt: caption(column(key)).join(" · "), draggable: "false", ...more });
+  const shown = (key, more) => picture(column(key).pictures[row], caption(column(key)).join(" · "), more);
   const named = (key) => el("figcaption", { class: "dode-parts" }, caption(column(key)).map((text) => el("span", { text })));
   const stop = () => {
     clearInterval(timer);
@@ -35,7 +30,7 @@ export function comparePanel(node) {
 
   function slider() {
     const range = el("input", { type: "range", min: 0, max: 100, value: 50, class: "dode-divide", "aria-label": say("divide") });
-    const stage = el("div", { class: "dode-stage" }, picture(pair[1]), picture(pair[0], { class: "dode-over" }), el("div", { class: "dode-line" }), range);
+    const stage = el("div", { class: "dode-stage" }, shown(pair[1]), shown(pair[0], { class: "dode-over" }), el("div", { class: "dode-line" }), range);
     const move = () => stage.style.setProperty("--part", `${range.value}%`);
     range.addEventListener("input", move);
     move();
@@ -43,7 +38,7 @@ export function comparePanel(node) {
   }
 
   function flicker() {
-    const stage = el("div", { class: "dode-stage" }, picture(pair[1]), picture(pair[0], { class: "dode-turn" }));
+    const stage = el("div", { class: "dode-stage" }, shown(pair[1]), shown(pair[0], { class: "dode-turn" }));
     const words = el("p", { class: "dode-quiet", role: "status" });
     const turn = () => {
       const first = stage.classList.toggle("dode-first");
@@ -61,7 +56,7 @@ export function comparePanel(node) {
     return [stage, words, button];
   }
 
-  const beside = () => [el("div", { class: "dode-beside" }, KEYS.map((key) => el("figure", {}, picture(key), named(key))))];
+  const beside = () => [el("div", { class: "dode-beside" }, KEYS.map((key) => el("figure", {}, shown(key), named(key))))];
 
   function batch() {
     const count = result.columns[0].pictures.length;

@@ -1,9 +1,11 @@
 // Distill Sampler: what the fit is doing, a button to stop it and to keep what it has, and afterwards what it made.
 import { api } from "../../../scripts/api.js";
 import { card, cardOf, downloadLink } from "./card.mjs";
-import { errorChart } from "./charts.mjs";
-import { addPlace, el, short } from "./elements.mjs";
-import { ofThisWorkflow } from "./results.mjs";
+import { progressChart } from "./charts.mjs";
+import { addPlace, breakable, el, short } from "./elements.mjs";
+import { knobs } from "./knobs.mjs";
+import { held } from "./pictures.mjs";
+import { shareButtons } from "./share.mjs";
 import { say } from "./texts.mjs";
 
 const ORDER = ["teacher", "search", "student", "refine", "check", "compare"];
@@ -11,12 +13,6 @@ const ORDER = ["teacher", "search", "student", "refine", "check", "compare"];
 function timeLeft(seconds) {
   if (seconds === null || seconds === undefined) return "";
   return seconds < 90 ? say("seconds_left", { n: Math.round(seconds) }) : say("minutes_left", { n: Math.round(seconds / 60) });
-}
-
-/** The curve of the newest fit: numbers begin anew with each. */
-function newest(errors) {
-  const start = errors.findLastIndex((each, i) => i > 0 && each.number <= errors[i - 1].number);
-  return errors.slice(Math.max(start, 0));
 }
 
 /** A button that ends the fit of these progress events with what it has. It is there once there is something to keep. */
@@ -66,10 +62,12 @@ function running() {
   const numbers = el("p", { class: "dode-quiet" });
   const heard = el("p", { class: "dode-heard", role: "status" });
   const curve = el("div");
+  const preview = el("img", { class: "dode-preview", alt: say("preview"), hidden: true });
   const stop = stopButton();
-  let stage, errors;
+  let stage,
+    drawn = 0;
   return {
-    elements: [stages, bar, numbers, ...stop.elements, heard, curve],
+    elements: [stages, bar, numbers, ...stop.elements, heard, curve, preview],
     update(state) {
       const names = state.stages.map((each) => each.name).sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
       const begun = Object.fromEntries(state.stages.map((each) => [each.name, each.done > 0])); // and over, if it comes before the current one
@@ -82,20 +80,15 @@ function running() {
       const whole = state.pictures > 0 && say("pictures", { n: state.pictures });
       numbers.textContent = [say("part", { percent }), timeLeft(state.seconds_left), whole].filter(Boolean).join(" · ");
       stop.update(state);
+      if (state.picture) {
+        preview.src = state.picture;
+        preview.hidden = false;
+      }
       if (stage !== state.stage) heard.textContent = say(`stage_${state.stage}`);
       stage = state.stage;
-      if (state.errors.length && JSON.stringify(errors) !== JSON.stringify(state.errors)) {
-        errors = state.errors;
-        const points = newest(errors),
-          rounds = points[0].stage === "refine";
-        const chart = errorChart({
-          title: say(rounds ? "held_round" : "held_row"),
-          rowName: say(rounds ? "round" : "step"),
-          numbers: points.map((each) => each.number),
-          before: points.map((each) => each.before),
-          after: points.map((each) => each.after),
-          names: [say("before"), say("after")],
-        });
+      if (state.curve.length !== drawn) {
+        drawn = state.curve.length;
+        const chart = drawn && progressChart(state.curve);
         if (chart) curve.replaceChildren(chart);
       }
     },
@@ -110,16 +103,19 @@ function stoppedWords(missing) {
 }
 
 export function distillPanel(node) {
+  const settings = knobs(node);
   const place = addPlace(node, "dode_result", 340);
+  const put = (...elements) => place.put(settings.element, ...elements);
   let live = null;
   const panel = {
     kind: "distilled",
     filled: false,
+    loaded: settings.update,
+    rendered: settings.update, // the other renderer shows the node
     progress(state) {
-      if (!ofThisWorkflow(state)) return;
       if (!live) {
         live = running();
-        place.put(...live.elements);
+        put(...live.elements);
       }
       panel.filled = true;
       live.update(state);
@@ -133,16 +129,16 @@ export function distillPanel(node) {
       else delete node.properties.dode_file;
       const lost = result.problem && !result.file;
       const where = result.problem ?? (result.file ? say(result.reused ? "reused" : "saved", { file: result.path ?? result.file }) : say("not_saved"));
-      const path = el("p", { class: lost ? "dode-misfit" : "dode-path", role: lost ? "alert" : null, text: where });
+      const path = el("p", { class: lost ? "dode-misfit" : "dode-path", role: lost ? "alert" : null }, breakable(where));
       const cost = result.seconds === undefined ? null : el("p", { class: "dode-quiet", text: [say("cost", { ...result, seconds: Math.round(result.seconds) }), result.prompts > 1 && say("prompts", { n: result.prompts })].filter(Boolean).join(" · ") });
-      const actions = result.file ? el("div", { class: "dode-actions" }, downloadLink(result.file)) : null;
-      place.put(stoppedWords(result.stopped), ...card(result, index, (i) => panel.show(result, i)), path, cost, actions);
+      const actions = result.file ? el("div", { class: "dode-actions" }, downloadLink(result.file), shareButtons(result.file, index, () => place.element)) : null;
+      put(stoppedWords(result.stopped), ...card(result, index, (i) => panel.show(result, i)), result.pictures ? held(result.pictures) : null, path, cost, actions);
     },
     failed(detail) {
       live = null;
       panel.filled = true;
       const message = detail?.exception_message;
-      place.put(el("p", { class: message ? "dode-misfit" : "dode-quiet", role: "alert", text: message ? say("failed", { message }) : say("stopped") }));
+      put(el("p", { class: message ? "dode-misfit" : "dode-quiet", role: "alert", text: message ? say("failed", { message }) : say("stopped") }));
     },
     async nothing() {
       const file = node.properties.dode_file;
@@ -150,6 +146,6 @@ export function distillPanel(node) {
       if (answer?.entries && !panel.filled) panel.show(answer);
     },
   };
-  place.put(el("p", { class: "dode-quiet", text: say("waiting") }));
+  put(el("p", { class: "dode-quiet", text: say("waiting") }));
   return panel;
 }

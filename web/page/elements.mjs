@@ -13,6 +13,14 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** An element of a drawing, as el. */
+export function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children.flat(3).filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
 /**
  * A place for elements at the end of a node. It is as high as what is in it, in both renderers, and is saved nowhere.
  * @returns {{put: (...elements: Element[]) => void, element: HTMLElement}}
@@ -76,6 +84,11 @@ export function choices(label, names, chosen, choose) {
     pick(names[(now + by + names.length) % names.length][0], true);
   });
   return group;
+}
+
+/** A text whose paths and names may break after their separators. */
+export function breakable(text) {
+  return String(text).split(/(?<=[\\/._-])/).flatMap((part) => [part, document.createElement("wbr")]);
 }
 
 /** A number as people read it. */

@@ -1,12 +1,9 @@
 // Load and Inspect: the card of a file, import and download.
-import { app } from "../../../scripts/app.js";
-import { api } from "../../../scripts/api.js";
 import { card, cardOf, downloadLink } from "./card.mjs";
 import { addPlace, el } from "./elements.mjs";
+import { ENDING, importFile, refreshLists } from "./files.mjs";
+import { shareButtons } from "./share.mjs";
 import { say } from "./texts.mjs";
-
-const MOST_BYTES = 2 * 1024 * 1024; // the server checks it too
-const ENDING = ".safetensors";
 
 export function inspectPanel(node) {
   const place = addPlace(node, "dode_card", 340);
@@ -41,7 +38,7 @@ export function loadPanel(node) {
 
   function draw() {
     const data = ran?.file === widget.value ? { ...shown, entries: ran.entries } : shown;
-    const actions = el("div", { class: "dode-actions" }, importButton, picker, shown?.entries ? downloadLink(widget.value) : null);
+    const actions = el("div", { class: "dode-actions" }, importButton, picker, shown?.entries ? [downloadLink(widget.value), ...shareButtons(widget.value, Math.min(chosen, shown.entries.length - 1), () => place.element)] : null);
     const body = data?.entries ? card(data, Math.min(chosen, data.entries.length - 1), (i) => ((chosen = i), draw())) : [];
     place.put(...body, data?.error ? el("p", { class: "dode-misfit", role: "alert", text: data.error }) : null, actions, status);
   }
@@ -60,19 +57,20 @@ export function loadPanel(node) {
   }
 
   async function take(files) {
-    const [file] = files ?? [];
-    if (files?.length !== 1 || !file.name.endsWith(ENDING) || file.size > MOST_BYTES) return tell(say("drop_one"), true);
-    tell(say("importing", { file: file.name }));
-    const headers = { "Content-Type": "application/octet-stream" };
-    const answer = await api.fetchApi(`/dode/import?name=${encodeURIComponent(file.name)}`, { method: "POST", headers, body: await file.arrayBuffer() });
-    const result = await answer.json().catch(() => ({ error: answer.statusText }));
-    picker.value = "";
-    if (!answer.ok) return tell(result.error, true);
-    await app.refreshComboInNodes();
-    widget.value = result.file;
-    widget.callback?.(result.file);
+    tell(say("importing", { file: files?.[0]?.name ?? "" }));
+    let name;
+    try {
+      name = await importFile(files);
+    } catch (error) {
+      return tell(error.message, true);
+    } finally {
+      picker.value = "";
+    }
+    await refreshLists();
+    widget.value = name;
+    widget.callback?.(name);
     node.graph?.setDirtyCanvas?.(true, true);
-    tell(say("imported", { file: result.file }));
+    tell(say("imported", { file: name }));
   }
 
   const changed = widget.callback;

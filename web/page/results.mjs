@@ -1,33 +1,11 @@
-// Which node a result of the server belongs to, and the last results after the page was reloaded.
-import { app } from "../../../scripts/app.js";
+// What the server says of runs, on the nodes that it is about; and the last results after the page was reloaded.
 import { api } from "../../../scripts/api.js";
+import { everyNode, nodeOfExecution, ofThisWorkflow } from "./graph.mjs";
 
 const HISTORY = 30; // runs to look through; the server forgets them when it ends
+const RUN = "dode_run"; // a node's property: the run whose result it shows
 
-const rootGraph = () => app.rootGraph ?? app.graph;
-
-/** The node of an execution id, "7" or "12:7" for node 7 in the subgraph that is node 12. */
-export function nodeOfExecution(id) {
-  let node,
-    graph = rootGraph();
-  for (const part of String(id ?? "").split(":")) {
-    node = graph?.getNodeById?.(/^\d+$/.test(part) ? Number(part) : part);
-    graph = node?.subgraph;
-  }
-  return node ?? null;
-}
-
-/** The node of a locator, "7" or the subgraph's uuid and "7". */
-export function nodeOfLocator(locator) {
-  const [id, uuid] = String(locator).split(":").reverse();
-  const graph = uuid ? rootGraph()?.subgraphs?.get?.(uuid) : rootGraph();
-  return graph?.getNodeById?.(/^\d+$/.test(id) ? Number(id) : id) ?? null;
-}
-
-/** Node ids are the same in many workflows. What names no workflow came from a client without one. */
-export function ofThisWorkflow(state) {
-  return !state.workflow || state.workflow === rootGraph()?.id;
-}
+let running = null; // the run that this page has queued and the server has begun
 
 /** Show an output on a node, if it is one of its kind. */
 export function give(node, output) {
@@ -35,28 +13,42 @@ export function give(node, output) {
   if (result && node?.dode?.kind === result.kind) node.dode.show(result);
 }
 
-function nodesWithPanels(graph = rootGraph(), found = []) {
-  for (const node of graph?.nodes ?? []) {
-    if (node.dode) found.push(node);
-    if (node.subgraph) nodesWithPanels(node.subgraph, found);
-  }
-  return found;
+/**
+ * Node ids and even the workflow's id are the same in all copies of a template, so that a node keeps which run it is about.
+ * It is saved with the workflow, and says nothing of the run.
+ */
+function remember(node, run) {
+  if (node?.dode && run) node.properties[RUN] = run;
 }
 
-/** Show what the server still knows of this workflow's runs on the nodes that show nothing yet. */
+/** Hear of runs, from when this module is loaded on: after a reload the first news come before the page is set up. */
+export function listen(ready) {
+  const on = (kind, heard) => api.addEventListener(kind, ({ detail }) => ready() && detail && heard(detail));
+  on("execution_start", (detail) => (running = detail.prompt_id));
+  on("dode.progress", (detail) => {
+    const node = nodeOfExecution(detail.node);
+    if (!node?.dode?.progress || !ofThisWorkflow(detail)) return;
+    remember(node, running);
+    node.dode.progress(detail);
+  });
+  on("executed", (detail) => {
+    if (detail.output?.dode) remember(nodeOfExecution(detail.display_node ?? detail.node), detail.prompt_id);
+  });
+  for (const kind of ["execution_error", "execution_interrupted"]) on(kind, (detail) => nodeOfExecution(detail.node_id)?.dode?.failed?.(detail));
+}
+
+/** Show what the server still knows of their last runs on the nodes that show nothing yet. */
 export async function restore() {
-  const empty = () => nodesWithPanels().filter((node) => !node.dode.filled);
-  if (!empty().length) return;
-  const answer = await api.fetchApi(`/history?max_items=${HISTORY}`);
-  if (!answer.ok) return;
-  const runs = Object.values(await answer.json()).sort((a, b) => (b.prompt?.[0] ?? 0) - (a.prompt?.[0] ?? 0));
-  const here = rootGraph()?.id;
-  for (const run of runs) {
-    if (run.prompt?.[3]?.extra_pnginfo?.workflow?.id !== here) continue;
-    for (const [id, output] of Object.entries(run.outputs ?? {})) {
-      const node = nodeOfExecution(id);
-      if (node?.dode && !node.dode.filled) give(node, output);
-    }
+  const empty = () => everyNode().filter((node) => node.dode && !node.dode.filled);
+  const runs = new Set(empty().map((node) => node.properties[RUN]).filter(Boolean));
+  if (runs.size) {
+    const answer = await api.fetchApi(`/history?max_items=${HISTORY}`);
+    const known = answer.ok ? await answer.json() : {};
+    for (const run of runs)
+      for (const [id, output] of Object.entries(known[run]?.outputs ?? {})) {
+        const node = nodeOfExecution(id);
+        if (node?.dode && !node.dode.filled && node.properties[RUN] === run) give(node, output);
+      }
   }
   for (const node of empty()) node.dode.nothing?.();
 }
