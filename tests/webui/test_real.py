@@ -176,8 +176,8 @@ def test_stop_on_the_page_before_there_is_anything(server: WebuiServer, page: Pa
 
 
 def test_comfyui_makes_the_same_latent_of_the_same_file(server: WebuiServer, tmp_path: Path) -> None:
-    """Two hosts, two implementations of the network: to a thousandth of the spread."""
-    server.generate(steps=STEPS)
+    """Two hosts, two implementations of the network. At the model's largest σ ComfyUI starts as this setting does."""
+    server.generate(steps=STEPS, override_settings={"sgm_noise_multiplier": True})
     ours = torch.load(server.latents)
     for kind, folder in (("checkpoints", "Stable-diffusion"), ("dode", "dode")):
         (tmp_path / "models").mkdir(exist_ok=True)
@@ -196,6 +196,7 @@ def test_comfyui_makes_the_same_latent_of_the_same_file(server: WebuiServer, tmp
         assert "KSampler uses from_page.safetensors" in comfy.log()
     finally:
         comfy.close()
+    theirs = theirs * 0.18215  # a file has what the VAE takes, and the WebUI's latent is the model's own
     difference = float((ours - theirs).abs().max() / theirs.std())
     print(f"largest difference: {difference:.2e} of the spread")
-    assert difference < 1e-3
+    assert difference < 1e-4
