@@ -62,9 +62,15 @@ def forget(comfy: ComfyServer) -> None:
 def library(comfy: ComfyServer) -> Iterator[Library]:
     forget(comfy)
     found = Library(comfy)
+    folders = (found.folder, comfy.base / "models" / "dode")
+    others = [path for folder in folders for path in folder.rglob("*.safetensors")]  # of tests before, on the same server
+    for path in others:
+        path.rename(path.with_suffix(".aside"))
     yield found
     for path in found.made:
         path.unlink(missing_ok=True)
+    for path in others:
+        path.with_suffix(".aside").rename(path)
 
 
 def like(entry: Entry, scale: float = 1.0, cfg: float = CFG, **model: Any) -> Entry:
