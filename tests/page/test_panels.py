@@ -167,7 +167,7 @@ def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) ->
     for words in ("embedded", "EDM", "3 channels", "euler", "6 steps", "guidance 3", "The D-ODE authors", "Apache-2.0"):
         assert words in text
     assert told(text) == (0.147, 0.111, 24)
-    tab.page.wait_for_selector(".dode-plot canvas")
+    tab.page.wait_for_selector(".dode-plot")
     fits(tab, LOAD)
 
     # Keyboard and screen reader: the chart says what it is, its kinds are a radio group, its numbers a table.
