@@ -172,9 +172,9 @@ def test_load_shows_the_file_before_anything_runs(tab: ComfyPage, look: Look) ->
 
     # Keyboard and screen reader: the chart says what it is, its kinds are a radio group, its numbers a table.
     panel = tab.panel(LOAD)
-    assert panel.query_selector("[role=img]").get_attribute("aria-label").startswith("Distance to the reference")
+    assert panel.query_selector("[role=img]").get_attribute("aria-label").startswith("How far from the teacher")
     panel.query_selector("[role=radio][aria-checked=true]").focus()
-    tab.page.keyboard.press("ArrowRight")
+    tab.page.keyboard.press("ArrowLeft")  # from the first to the last
     assert panel.query_selector("figcaption").inner_text().startswith("Correction λ")
     assert tab.page.evaluate("() => document.activeElement.getAttribute('aria-checked')") == "true"
     panel.query_selector("summary").focus()
@@ -232,7 +232,7 @@ def test_files_come_in_by_drop_and_by_upload_and_go_out(tab: ComfyPage, look: Lo
     tab.build(*loading(file=EXAMPLE))
     tab.look(LOAD)
     tab.page.evaluate(DROP, {"kind": LOAD, "name": shared.name, "bytes": list(shared.read_bytes())})
-    tab.page.wait_for_function("() => document.querySelector('.dode-inner [role=status]')?.textContent.startsWith('Imported')")
+    tab.page.wait_for_function("() => document.querySelector('.dode-inner p[role=status]')?.textContent.startsWith('Imported')")
     content = asdict(dode.load_parameters(shared))
     assert repr(asdict(dode.load_parameters(library / shared.name))) == repr(content)
     assert tab.widgets(LOAD)["file"] == shared.name
@@ -243,7 +243,7 @@ def test_files_come_in_by_drop_and_by_upload_and_go_out(tab: ComfyPage, look: Lo
             tab.panel(LOAD).query_selector("button:has-text('Import')").click()
         chooser.value.set_files(path)
         tab.page.wait_for_function(
-            "(words) => document.querySelector('.dode-inner [role=status]')?.textContent.includes(words)", arg=words
+            "(words) => document.querySelector('.dode-inner p[role=status]')?.textContent.includes(words)", arg=words
         )
 
     before = (library / shared.name).stat().st_mtime_ns
@@ -384,6 +384,7 @@ def test_errors_of_any_size_are_drawn_with_some_numbers_on_the_axis(tab: ComfyPa
 def test_three_numbers_of_a_step_are_told_apart_without_colours(tab: ComfyPage, look: Look) -> None:
     """Lightness by itself, as in a grey print; and the third is hollow."""
     tab.build(*loading(file=EXAMPLE))
+    tab.look(LOAD)
     tab.page.wait_for_selector(".dode-plot")
     lightness = tab.page.evaluate(_LIGHTNESS)
     assert min(abs(a - b) for i, a in enumerate(lightness) for b in lightness[:i]) > 0.08, lightness
