@@ -38,10 +38,15 @@ def torch_settings(device: str) -> str:
     return f"torch {torch.__version__}, {name}"
 
 
-def measured(options: argparse.Namespace, rows: list[dict[str, Any]], device: str = "cpu") -> dict[str, Any]:
+def made(options: argparse.Namespace) -> dict[str, Any]:
+    """How a report's figures came about."""
+    machine = torch_settings(getattr(options, "device", "cpu"))
+    return {"command": options.command, "machine": machine, "seconds": time.time() - options.began}
+
+
+def measured(options: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """A report's figures, and how they came about."""
-    seconds = time.time() - options.began
-    return {"command": options.command, "machine": torch_settings(device), "seconds": seconds, "rows": rows}
+    return {**made(options), **more, "rows": rows}
 
 
 def write(result: dict[str, Any], text: str, folder: Path, name: str) -> None:

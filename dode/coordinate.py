@@ -43,6 +43,16 @@ def scale_to_unit(name: str, sigma: float) -> float:
     return 1 / math.hypot(1 - sigma if name == "flow" else 1.0, sigma)
 
 
+def coordinate_of(prediction: str) -> str:
+    """The half log-SNR of a model's schedule, by its prediction kind as files name it.
+
+    Example:
+        >>> coordinate_of("flow"), coordinate_of("eps")
+        ('flow', 'log_sigma')
+    """
+    return "flow" if prediction == "flow" else "log_sigma"
+
+
 def coordinate(name: str, sigmas: Array) -> Array:
     """Coordinates of noise levels; they ascend as σ descends.
 

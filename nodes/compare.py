@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dode.coordinate import coordinate_of
 from dode.errors import FitError
 from dode.files.parameter_file import Entry
 from dode.fit.held_out import rms
@@ -17,7 +18,7 @@ from dode.teacher import Teacher, nested_grid
 from .host import CATEGORY, Params, feature, io, ui
 from .host.guided import without_negative
 from .host.latents import flat, picture_of
-from .host.model_info import coordinate_of, model_info, sigma_range, with_channels_of
+from .host.model_info import model_info, sigma_range, with_channels_of
 from .page.cards import compared
 from .page.plot import side_by_side
 from .sampler import entry_sampler

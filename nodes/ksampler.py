@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dode.files.choice import Choice, Part, choose, in_reach, part_of
 from dode.files.compatibility import compare
-from dode.files.words import summary, warnings
+from dode.files.words import no_levels, none_fit, summary, warnings
 
 from . import library
 from .host import feature, folder_paths, log, say_changed
@@ -107,13 +107,12 @@ def _find(model: Any, sigmas: Tensor, options: dict[str, Any]) -> Choice:
     largest = float(patcher.get_model_object("model_sampling").sigma_max)
     both = has_channel(guider, options)
     choice = choose(library.entries(), info, guidance, sigmas.tolist(), handed=_handed, largest=largest, both=both)
-    steps, scale = len(sigmas) - 1, "" if guidance is None else f" at guidance {guidance:g}"
+    steps = len(sigmas) - 1
     question = ("sampler", info, guidance, steps, both)
     if choice.entry is None:
         known = choice.reasons or (f"there are none in {library.output_folder()} and models/dode",)
         known += _would_do(choice, patcher.get_model_object("model_sampling"), sigmas.tolist())
-        what = f"{info.name or info.family}, {steps} steps{scale}"
-        _say(question, f"no saved parameters fit {what} ({'; '.join(known)}). Make some with Distill Sampler", FALLBACK_SOLVER)
+        _say(question, f"{none_fit(info, steps, guidance, known)}. Make some with Distill Sampler", FALLBACK_SOLVER)
         return choice
     match = compare(choice.entry, info, guidance)
     uses = f"KSampler uses {choice.name} ({summary(choice.entry)})" + " on its own noise levels" * choice.own_grid
@@ -151,7 +150,7 @@ def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
                 _handed.remove(grid)
             _handed.appendleft(grid)
             return torch.tensor(grid, dtype=torch.float32)
-    _say(question, f"no saved parameters bring noise levels for {steps} steps", _fallback_scheduler(model_sampling))
+    _say(question, no_levels(steps), _fallback_scheduler(model_sampling))
     return _usual(model_sampling, Part(steps, 0, steps))
 
 

@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. What stands on one line may not import from its neighbours.
 FLOORS = {
     "dode": (
-        ("errors", "version"),
+        ("errors", "version", "host_names"),
         ("tableau", "images"),
         ("coordinate", "schedules"),
         ("methods",),
-        ("correction",),
+        ("correction", "flow_start"),
         ("sampling",),
         ("teacher", "kdiffusion", "stepper"),
         ("report",),

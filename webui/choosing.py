@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dode.files.choice import Choice, choose
+from dode.files.words import no_levels, none_fit
 
 from . import library
 from .guidance import scale_of
@@ -46,9 +47,8 @@ def find(model: Any, sigmas: Tensor, extra_args: dict[str, Any]) -> tuple[Choice
     info, largest = model_info(linker.inner_model), float(linker.sigmas[-1])
     choice = choose(library.entries(), info, scale, sigmas.tolist(), largest=largest, both=scale != 1)
     if choice.entry is None:
-        known = "; ".join(choice.reasons) or f"there are none in {library.own_folder()}"
-        steps = len(sigmas) - 1
-        return choice, f"no saved parameters fit {info.name or info.family}, {steps} steps at guidance {scale:g} ({known})"
+        known = choice.reasons or (f"there are none in {library.own_folder()}",)
+        return choice, none_fit(info, len(sigmas) - 1, scale, known)
     return choice, ""
 
 
@@ -75,7 +75,7 @@ def _usual(n: int, sigma_min: float, sigma_max: float, inner_model: Any, device:
     found = next((schedules[name] for name in names if name in schedules), None)
     if found is None:
         return inner_model.get_sigmas(n).to(device)
-    say_once(f"no saved parameters bring noise levels for {n} steps; the schedule {found.label} is used instead.")
+    say_once(f"{no_levels(n)}; the schedule {found.label} is used instead.")
     inner = {"inner_model": inner_model} if found.need_inner_model else {}
     return found.function(n=n, sigma_min=sigma_min, sigma_max=sigma_max, device=device, **inner)
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dode.coordinate import coordinate_of
 from dode.errors import FitError
 from dode.files.library import Keeper, target_of
 from dode.files.parameter_file import Entry
 from dode.files.words import gain, summary
 from dode.fit.all_numbers import MODES, distill_students
 from dode.fit.cost import cost_text
+from dode.fit.held_out import prompt_of_each
 from dode.fit.plan import planned, usual_samples
 from dode.recipe import WEBUI, recipe
 from dode.sampling import Guided
@@ -26,7 +28,7 @@ from .choosing import hindrance
 from .guidance import both_outputs, scale_of
 from .host import feature
 from .library import is_taken, own_folder
-from .model_info import coordinate_of, model_info, prediction_of, sigma_range
+from .model_info import model_info, prediction_of, sigma_range
 from .progress import Progress
 from .register import LABEL
 from .sampler import moved, run_entry, start_of, tell
@@ -109,7 +111,7 @@ class Fit:
         samples = max(usual_samples(MODES[settings.mode], settings.steps, guided=scale != 1), prompts)
         shape, seeded = (samples, *x.shape[1:]), torch.Generator().manual_seed(settings.seed)
         noise = torch.randn(shape, generator=seeded)
-        prompt_of = torch.tensor([i * prompts // samples for i in range(samples)])
+        prompt_of = torch.tensor(prompt_of_each(samples, prompts))
         plan = planned(MODES[settings.mode], samples, [settings.steps], guided=scale != 1)
         self.progress = Progress(plan)
 

@@ -4,37 +4,17 @@ The forks differ in what they have, and nothing here asks for versions: what is 
 what needs it.
 """
 
-import importlib
 from typing import Any
 
+from dode.host_names import Host
+from dode.host_names import MissingFeature as MissingFeature
 
-class MissingFeature(ImportError):
-    """This WebUI lacks something that the adapter needs."""
-
-
-def feature(path: str) -> Any:
-    """A name of the host, ``"module:name"`` or ``"module"``.
-
-    Raises:
-        MissingFeature: it is not there.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found = importlib.import_module(module)
-        return getattr(found, name) if name else found
-    except (ImportError, AttributeError) as error:
-        raise MissingFeature(
-            f"this WebUI has no {path.replace(':', '.')} ({error}). The extension is made for Forge, reForge and AUTOMATIC1111 "
-            "from 1.9 on; update the WebUI, and the extension if that does not help"
-        ) from error
-
-
-def optional(path: str) -> Any:
-    """A name of the host, or None."""
-    try:
-        return feature(path)
-    except MissingFeature:
-        return None
+_host = Host(
+    "this WebUI",
+    "The extension is made for Forge, reForge and AUTOMATIC1111 from 1.9 on; update the WebUI, and the extension if that does "
+    "not help",
+)
+feature, optional = _host.feature, _host.optional
 
 
 def option(name: str, default: Any) -> Any:

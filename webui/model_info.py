@@ -5,19 +5,17 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dode.files.fingerprint import fingerprint
 from dode.files.parameter_file import NO_PATCHES, ModelInfo
-from dode.methods import build_tableau
+from dode.flow_start import PART, moved_off_one
 
 # Forge names the kind of prediction; reForge has ComfyUI's classes, and AUTOMATIC1111 an attribute.
 _WORDS = {"epsilon": "eps", "eps": "eps", "v_prediction": "v", "v": "v", "edm": "edm", "const": "flow"}
 _CLASSES = {"EDM": "edm", "V_PREDICTION": "v", "X0": "x0", "EPS": "eps", "CONST": "flow", "COSMOS_RFLOW": "rflow"}
 # ComfyUI's names of the architectures, which files carry.
 _FAMILIES = (("is_sdxl", "SDXL"), ("is_sd3", "SD3"), ("is_sd2", "SD20"), ("is_sd1", "SD15"))
-_FLOW_START = 1e-4  # of the way, where a flow model starts: at σ = 1 its half log-SNR is infinite
 
 
 def model_info(checkpoint: Any) -> ModelInfo:
@@ -47,11 +45,6 @@ def prediction_of(checkpoint: Any) -> str:
     return _WORDS.get(str(getattr(checkpoint, "parameterization", "")), "")
 
 
-def coordinate_of(prediction: str) -> str:
-    """The half log-SNR of the model's schedule, as ``dode.coordinate`` names it."""
-    return "flow" if prediction == "flow" else "log_sigma"
-
-
 def sigma_range(checkpoint: Any, linker: Any) -> tuple[float, float]:
     """The lowest and highest noise level of a model, from what a sampler calls its inner model."""
     low, high = float(linker.sigmas[0]), float(linker.sigmas[-1])
@@ -62,17 +55,14 @@ def stock_start(checkpoint: Any, method: str, order: int | None, sigmas: Tensor)
     """The noise levels with the first one off σ = 1 of a flow model, for solvers that work in the half log-SNR."""
     if prediction_of(checkpoint) != "flow" or float(sigmas[0]) != 1:
         return sigmas
-    unshifted, start = build_tableau(method, sigmas.tolist(), order, "flow").sigma, _flow_start(checkpoint)
-    if not unshifted < start < 1:
-        return sigmas
-    return torch.cat([sigmas.new_tensor([start]), sigmas[1:]])
+    return moved_off_one(method, order, sigmas, _flow_start(checkpoint))
 
 
 def _flow_start(checkpoint: Any) -> float:
     network = _network(checkpoint)
     schedule = getattr(network, "predictor", None) or getattr(network, "model_sampling", None)
     asked = getattr(schedule, "percent_to_sigma", None)
-    return 1 - _FLOW_START if asked is None else float(asked(_FLOW_START))
+    return 1 - PART if asked is None else float(asked(PART))
 
 
 def _network(checkpoint: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dode.coordinate import coordinate_of
 from dode.errors import DodeError
 from dode.files.compatibility import compare
 from dode.files.parameter_file import Entry
@@ -15,7 +16,7 @@ from dode.tableau import Tableau
 from .choosing import FALLBACK_SOLVER, asked_by, find
 from .guidance import both_outputs, scale_of
 from .host import feature, option, say_once
-from .model_info import coordinate_of, model_info, prediction_of, stock_start
+from .model_info import model_info, prediction_of, stock_start
 
 INFOTEXT = "D-ODE"
 

@@ -14,7 +14,6 @@ Each run writes JSON, a table in Markdown and plots into its folder.
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from benchmarks.quality.cells import USUAL, Plan, cells
 from benchmarks.quality.plots import error_over, fitted, work_precision
 from benchmarks.quality.report import markdown, merged, modes_of, rotated
 from benchmarks.quality.stock_search import left_out
-from benchmarks.reports import parsed, parser_of, torch_settings, write
+from benchmarks.reports import made, parsed, parser_of, write
 
 PLANS = {
     "default": Plan((4, 5, 6, 8, 10), (1.0, 3.0, 6.0), ("balanced",), USUAL, 128),  # as Distill Sampler comes
@@ -81,7 +80,7 @@ def write_quality(result: dict[str, Any], folder: Path) -> None:
         fitted(drawn, mode, folder / f"fitted_{mode}.png")
 
 
-def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
+def part(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """What a part of a report says of how it came about."""
     fitted = "usual numbers of samples" if plan.fit_samples == USUAL else f"{plan.fit_samples} samples"
     samples = f"{fitted} to fit on, {plan.test_samples} to test on"
@@ -89,23 +88,18 @@ def part(options: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         samples += (
             f", {len(plan.rotation)} fits, each tested on the classes that it leaves out, of models with nothing but classes"
         )
-    return {
-        "command": options.command,
-        "machine": torch_settings(options.device),
-        "samples": samples,
-        "seconds": time.time() - started,
-    }
+    return {**made(options), "samples": samples}
 
 
 def compare(options: argparse.Namespace) -> None:
     """Measure every cell asked for; after each model and guidance scale, what there is so far is on disk."""
-    started, plan, device = time.time(), plan_of(options), torch.device(options.device)
+    plan, device = plan_of(options), torch.device(options.device)
     result: dict[str, Any] = {"parts": [], "cells": [], "left_out": left_out()}
     for name in options.models:
         model = MODELS[name](device)
         for guidance in plan.guidances:
             result["cells"] += cells(model, guidance, plan, say=lambda line: print(line, flush=True))
-            result["parts"] = [part(options, plan, started)]
+            result["parts"] = [part(options, plan)]
             write_quality(result, options.output)
 
 

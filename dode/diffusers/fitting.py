@@ -17,6 +17,7 @@ from dode.diffusers.scheduler import DODEScheduler
 from dode.errors import FitError, ModelError
 from dode.files.parameter_file import Entry, ModelInfo
 from dode.fit.all_numbers import MODES, distill_students
+from dode.fit.held_out import prompt_of_each
 from dode.fit.plan import planned, usual_samples
 from dode.recipe import recipe
 from dode.sampling import Guided
@@ -79,7 +80,7 @@ def distill(
     if samples is None:
         samples = max(usual_samples(MODES[mode], n, guided=scale is not None and scale > 1) for n in budgets)
     samples = max(samples, len(prompts), 2)
-    prompt_of = [i * len(prompts) // samples for i in range(samples)]
+    prompt_of = prompt_of_each(samples, len(prompts))
     with _Questions(pipeline, given, guidance_channel) as model:
         conditions = Conditions(pipeline, prompts, negative_prompt, scale)
         shape, device = model.probe(conditions.of([0]))

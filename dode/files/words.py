@@ -1,7 +1,9 @@
 """What a host says of an entry, in words."""
 
+from collections.abc import Sequence
+
 from dode.files.compatibility import Match
-from dode.files.parameter_file import Entry
+from dode.files.parameter_file import Entry, ModelInfo
 from dode.methods import get_method
 
 
@@ -25,6 +27,17 @@ def gain(entry: Entry) -> str:
         f"Error against the teacher on {report.held_out} held-out sample{'s' * (report.held_out != 1)}: "
         f"{report.error_base:.4g} undistilled, {report.error_distilled:.4g} distilled{change}."
     )
+
+
+def none_fit(model: ModelInfo, steps: int, guidance: float | None, reasons: Sequence[str]) -> str:
+    """That there are no parameters for what is to be sampled, and why."""
+    scale = "" if guidance is None else f" at guidance {guidance:g}"
+    return f"no saved parameters fit {model.name or model.family}, {steps} steps{scale} ({'; '.join(reasons)})"
+
+
+def no_levels(steps: int) -> str:
+    """That no parameters bring noise levels for so many steps."""
+    return f"no saved parameters bring noise levels for {steps} steps"
 
 
 def warnings(name: str, match: Match) -> list[str]:

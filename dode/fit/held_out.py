@@ -38,6 +38,16 @@ def split(
     return [i for i in range(count) if groups[i] in judges], list(torch.arange(count).split(micro_batch))
 
 
+def prompt_of_each(samples: int, prompts: int) -> list[int]:
+    """For each sample the number of its prompt, evenly: in blocks of one prompt, so that a micro-batch seldom holds two.
+
+    Example:
+        >>> prompt_of_each(5, 2)
+        [0, 0, 0, 1, 1]
+    """
+    return [i * prompts // samples for i in range(samples)]
+
+
 def _held_count(samples: int, held_out: float) -> int:
     return min(max(round(samples * held_out), 1), samples - 1)
 

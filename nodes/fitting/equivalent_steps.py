@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dode.coordinate import coordinate_of
 from dode.errors import DodeError
 from dode.files.parameter_file import Entry
 from dode.fit.equivalent_steps import MOST, STAGE, StepsSaved, steps_saved
@@ -19,7 +20,6 @@ from ..host.model_info import (
     FALLBACK_SCHEDULER,
     FALLBACK_SCHEDULER_FLOW,
     FALLBACK_SOLVER,
-    coordinate_of,
     prediction_of,
     sigma_range,
 )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dode.coordinate import coordinate_of
 from dode.errors import DodeError
 from dode.files.parameter_file import Entry
 from dode.fit.equivalent_steps import REFERENCE_STEPS
@@ -18,7 +19,7 @@ from dode.teacher import Teacher
 
 from ..host import interrupted, log
 from ..host.latents import noise_and_empty, picture_in
-from ..host.model_info import coordinate_of, prediction_of, sigma_range
+from ..host.model_info import prediction_of, sigma_range
 from .equivalent_steps import held_out_samples
 from .progress import Progress
 from .sampling_call import Inside, Task, run_inside, with_level

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dode.coordinate import coordinate_of
 from dode.errors import DodeError, FitError
 from dode.files.parameter_file import Entry, Recipe, check_capacity
 from dode.fit.all_numbers import MODES, distill_students
@@ -23,7 +24,7 @@ from dode.schedules import teacher_schedule, usual_schedule
 from dode.tableau import check_sigmas
 from dode.teacher import Teacher
 
-from ..host.model_info import coordinate_of, model_info, sigma_range, stock_start
+from ..host.model_info import model_info, sigma_range, stock_start
 from .equivalent_steps import planned as planned_later
 from .progress import NOWHERE, Place, Progress
 from .sampling_call import Inside, Task, holds, run_inside, with_level

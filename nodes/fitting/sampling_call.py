@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dode.errors import FitError
+from dode.fit.held_out import prompt_of_each
 from dode.sampling import Guided
 
 from ..host import feature, free_cache, log, out_of_memory
@@ -51,8 +52,8 @@ class Task:
 
     @property
     def prompts(self) -> list[int]:
-        """For each sample the number of its prompt: in blocks of one prompt, so that a micro-batch seldom holds two."""
-        return [i * len(self.positives) // self.samples for i in range(self.samples)]
+        """For each sample the number of its prompt."""
+        return prompt_of_each(self.samples, len(self.positives))
 
     @property
     def at_once(self) -> int:

@@ -4,43 +4,22 @@ The host moves. A name that is not there raises ``MissingFeature``, which turns 
 that a node can do without have a stand-in here.
 """
 
-import importlib
 import logging
 from collections.abc import Hashable
 from typing import Any
+
+from dode.host_names import Host
+from dode.host_names import MissingFeature as MissingFeature
 
 FLOOR = "0.16.3"
 log = logging.getLogger("dode")
 
 
-class MissingFeature(ImportError):
-    """This ComfyUI lacks something that a node needs."""
-
-
-def feature(path: str) -> Any:
-    """A name of the host, ``"module:name"`` or ``"module"``.
-
-    Raises:
-        MissingFeature: it is not there.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found = importlib.import_module(module)
-        return getattr(found, name) if name else found
-    except (ImportError, AttributeError) as error:
-        raise MissingFeature(
-            f"this ComfyUI has no {path.replace(':', '.')} ({error}). The pack is made for ComfyUI {FLOOR} and newer; "
-            "update ComfyUI, and the pack if that does not help"
-        ) from error
-
-
-def optional(path: str) -> Any:
-    """A name of the host, or None."""
-    try:
-        return feature(path)
-    except MissingFeature:
-        return None
-
+_host = Host(
+    "this ComfyUI",
+    f"The pack is made for ComfyUI {FLOOR} and newer; update ComfyUI, and the pack if that does not help",
+)
+feature, optional = _host.feature, _host.optional
 
 io = feature("comfy_api.latest:io")
 ui = feature("comfy_api.latest:ui")

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dode.files.fingerprint import fingerprint
 from dode.files.parameter_file import ModelInfo
-from dode.methods import build_tableau
+from dode.flow_start import PART, moved_off_one
 
 from . import feature
 from .weight_patches import patches_of
@@ -43,16 +42,11 @@ def prediction_of(model_sampling: Any) -> str:
     return ""
 
 
-def coordinate_of(prediction: str) -> str:
-    """The half log-SNR of the model's schedule, as ``dode.coordinate`` names it."""
-    return "flow" if prediction == "flow" else "log_sigma"
-
-
 def sigma_range(sampling: Any) -> tuple[float, float]:
     """The lowest and highest noise level of a model. At σ = 1 of a flow schedule it is where the host's own samplers start."""
     low, high = float(sampling.sigma_min), float(sampling.sigma_max)
     if prediction_of(sampling) == "flow" and high == 1:
-        high = float(sampling.percent_to_sigma(1e-4))
+        high = float(sampling.percent_to_sigma(PART))
     return low, high
 
 
@@ -65,11 +59,7 @@ def stock_start(model: Any, method: str, order: int | None, sigmas: Tensor) -> T
     sampling = model.get_model_object("model_sampling")
     if prediction_of(sampling) != "flow" or float(sigmas[0]) != 1:
         return sigmas
-    unshifted = build_tableau(method, sigmas.tolist(), order, "flow").sigma  # stays 1 for the solvers that do not mind
-    start = float(sampling.percent_to_sigma(1e-4))
-    if not unshifted < start < 1:
-        return sigmas
-    return torch.cat([sigmas.new_tensor([start]), sigmas[1:]])
+    return moved_off_one(method, order, sigmas, float(sampling.percent_to_sigma(PART)))
 
 
 def with_channels_of(model: Any, latent: dict[str, Any], samples: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from benchmarks.models.bench_models import MODELS
 from benchmarks.quality.cells import Plan, Trial, class_of, restored, run_each, squares, trial
 from benchmarks.quality.report import Cell, geometric_mean, rotated, table
 from benchmarks.quality.stock_search import candidates, run_stock
-from benchmarks.reports import torch_settings
+from benchmarks.reports import measured
 from dode.demo.pictures import CLASSES
 
 
@@ -63,13 +63,7 @@ def by_class(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], s
                 if (cell["model"], cell["guidance"]) == (name, guidance) and cell["evaluations"] in plan.evaluations:
                     rows += _rows(on, plan, cell)
             print(f"{name}, guidance {guidance:g}: {time.time() - started:.0f} s", flush=True)
-    result = {
-        "command": options.command,
-        "machine": torch_settings(options.device),
-        "seconds": time.time() - started,
-        "test_samples": plan.test_samples,
-        "rows": rows,
-    }
+    result = measured(options, rows, test_samples=plan.test_samples)
     text = ["# Errors by class", f"    {options.command}", (__doc__ or "").partition("\n\n")[2].strip()]
     text.append(f"{result['machine']}; {plan.test_samples} samples to test on, samplers of `{options.shortlist.as_posix()}`.")
     return result, "\n\n".join([*text, table(["model", "guidance", "mode", *CLASSES], _summary(rows))]) + "\n"

@@ -8,7 +8,6 @@ due to the number of samples.
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +19,7 @@ from benchmarks.models.bench_models import BenchModel, embedded
 from benchmarks.quality.cells import Plan, restored
 from benchmarks.quality.report import rotated, table
 from benchmarks.quality.stock_search import candidates, run_stock, run_table
-from benchmarks.reports import torch_settings
+from benchmarks.reports import measured
 from dode.demo.pictures import CLASSES, draw
 from dode.methods import build_tableau
 from dode.schedules import schedule
@@ -101,7 +100,7 @@ def frechet(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], st
     Raises:
         SystemExit: no earlier report was given, or it has none of the cells.
     """
-    started, count = time.time(), options.frechet
+    count = options.frechet
     if options.shortlist is None:
         raise SystemExit("--frechet measures the samplers of an earlier report: give it with --shortlist JSON.")
     report = json.loads(options.shortlist.read_text(encoding="utf-8"))["cells"]
@@ -117,15 +116,7 @@ def frechet(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], st
         for row in _rows(model, guidance, cells, true):
             rows.append(row)
             print(row, flush=True)
-    result = {
-        "command": options.command,
-        "machine": torch_settings(options.device),
-        "seconds": time.time() - started,
-        "pictures": count,
-        "explained": true.explained,
-        "floor": true.floor,
-        "rows": rows,
-    }
+    result = measured(options, rows, pictures=count, explained=true.explained, floor=true.floor)
     heads = ["guidance", "sampler", "NFE", "to true pictures", "to the reference"]
     texts = [[f"{v:.4f}" if isinstance(v, float) and k != "guidance" else f"{v}" for k, v in r.items()] for r in rows]
     text = ["# Fréchet distance on the embedded model", f"    {options.command}", (__doc__ or "").partition("\n\n")[2].strip()]

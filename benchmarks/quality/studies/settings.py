@@ -17,7 +17,7 @@ from benchmarks.quality.studies.ablations import ablations
 from benchmarks.quality.studies.parts import parts
 from benchmarks.quality.studies.residual import residual
 from benchmarks.quality.studies.transfer import transfer
-from benchmarks.reports import torch_settings
+from benchmarks.reports import measured
 from dode.teacher import Teacher
 
 Rows = Iterator[dict[str, Any]]
@@ -157,7 +157,7 @@ STUDIES: dict[str, Callable[[BenchModel, float, Plan, str], Rows]] = {
 
 def run_study(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], str]:
     """One study over models and guidance scales: the report, as JSON and in Markdown."""
-    started, study = time.time(), STUDIES[options.study]
+    study = STUDIES[options.study]
     rows: list[dict[str, Any]] = []
     for name in options.models:
         model = MODELS[name](torch.device(options.device))
@@ -165,14 +165,7 @@ def run_study(options: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], 
             for row in study(model, guidance, plan, options.mode):
                 rows.append(row)
                 print(", ".join(f"{k} {_shown(v)}" for k, v in row.items()), flush=True)
-    result = {
-        "command": options.command,
-        "machine": torch_settings(options.device),
-        "seconds": time.time() - started,
-        "fit_samples": plan.fit_samples,
-        "test_samples": plan.test_samples,
-        "rows": rows,
-    }
+    result = measured(options, rows, fit_samples=plan.fit_samples, test_samples=plan.test_samples)
     heads = list(dict.fromkeys(key for row in rows for key in row))
     text = [f"# Study: {options.study}", f"    {options.command}", study.__doc__ or ""]
     text.append(f"{result['machine']}; {plan.fit_samples} samples to fit on and {plan.test_samples} to test on.")
