@@ -3,11 +3,8 @@
 import asyncio
 import io
 import json
-import os
 import re
-import socket
 import struct
-import subprocess
 import sys
 import time
 import urllib.error
@@ -24,6 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+from tests.host_process import HostProcess
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TEXT, PREVIEWS = 3, (1, 4)
@@ -58,11 +57,13 @@ class Run:
         return [(s["value"], s["max"]) for s in states if s]
 
 
-class ComfyServer:
+class ComfyServer(HostProcess):
     """Starts on construction, with more ``arguments`` if any; ``close`` ends it.
 
     ``base`` is the folder with its models, output, user and custom_nodes.
     """
+
+    name, ready, patience = "ComfyUI", "/system_stats", 240.0
 
     def __init__(
         self,
@@ -73,16 +74,13 @@ class ComfyServer:
         arguments: Sequence[str] = (),
         device: str = "cpu",
     ):
-        self.base, self.log_file = base, base / "server.log"
+        super().__init__(base)
         nodes = base / "custom_nodes"
         nodes.mkdir(parents=True, exist_ok=True)
         for pack in packs:
             link = nodes / ("d-ode" if pack == ROOT else pack.name)
             if not link.exists():
                 link.symlink_to(pack, target_is_directory=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
         command = [sys.executable, str(Path(__file__).with_name("launch.py")), str(folder)]
         command += [word for path in hide for word in ("--hide", path)]
         command += [
@@ -96,55 +94,12 @@ class ComfyServer:
             "latent2rgb",
         ]
         command += ["--disable-api-nodes", *arguments]
-        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
-        with open(self.log_file, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=base)
-        self._wait()
-
-    def _wait(self, seconds: float = 240) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self.process.poll() is None:
-            if self._answers():
-                return
-            time.sleep(0.2)
-        self.close()
-        raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-6000:]}")
-
-    def _answers(self) -> bool:
-        try:
-            self.get("/system_stats")
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def log(self) -> str:
-        return self.log_file.read_text(encoding="utf-8", errors="replace")
+        self.start(command, {"PYTHONWARNINGS": "ignore"}, cwd=base)
 
     def import_seconds(self, name: str = "d-ode") -> float:
         """What the server printed as the pack's import time."""
         found = re.findall(rf"([\d.]+) seconds(?: \(IMPORT FAILED\))?: .*{re.escape(name)}$", self.log(), re.MULTILINE)
         return float(found[-1])
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
-            return json.loads(answer.read())
-
-    def post(self, path: str, body: Any) -> Any:
-        data = json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", data, headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
 
     def run(self, prompt: Prompt, watch: Callable[["Run"], None] | None = None, timeout: float = 300) -> Run:
         """Queue a workflow in API format and wait for its end. ``watch`` is called after every message."""
