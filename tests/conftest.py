@@ -1,6 +1,8 @@
 """Fixtures of all tests, and their order: what fails fast and is quick to mend comes first."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,6 @@ import torch
 from dode.demo.mixture import GaussianMixture, ring
 
 TESTS = Path(__file__).resolve().parent
-_STAGE = pytest.StashKey[int]()
 
 
 def stage(path: Path) -> int:
@@ -23,15 +24,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: stage(item.path))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Where a stage has failures, the ones after it do not start."""
-    session = item.session
-    reached = session.stash.setdefault(_STAGE, stage(item.path))
-    if stage(item.path) > reached:
-        if session.testsfailed:
-            pytest.exit(f"{session.testsfailed} tests failed; the stages after theirs were not run.", returncode=1)
-        session.stash[_STAGE] = stage(item.path)
+class Stages:
+    """Ends the run where a stage has failures and one after it has begun, in one process or with pytest-xdist's workers."""
+
+    def __init__(self, session: pytest.Session):
+        self._session, self._failed, self._reached = session, set[int](), 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        of = stage(TESTS.parent / report.nodeid.partition("::")[0])
+        self._reached = max(self._reached, of)
+        if report.failed:
+            self._failed.add(of)
+        if self._failed and min(self._failed) < self._reached:
+            workers = self._session.config.pluginmanager.getplugin("dsession")
+            (workers or self._session).shouldstop = "tests failed; the stages after theirs are not run."
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(Stages(session))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With workers: the tests of a file go to one of them, as they share what is costly; of the page, those of a look of it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            look = re.search(r"\[((newest-)?(classic|nodes2)-\w+)", nodeid)
+            return nodeid.partition("::")[0] + (look[1] if look else "")
+
+    config.option.loadscopereorder = False  # the stages are in order
+    return Scheduling(config, log)
 
 
 @pytest.fixture(params=["variance exploding", "flow"])

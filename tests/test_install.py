@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import venv
 from pathlib import Path
 
@@ -41,16 +40,14 @@ def test_inside_comfyui_it_installs_nothing_and_says_so(clone: Path) -> None:
     assert sorted(clone.rglob("*")) == before
 
 
-def test_at_every_start_of_a_webui_it_is_silent_and_quick(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_at_every_start_of_a_webui_it_is_silent(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Cloned into extensions/, or linked there."""
     extensions = tmp_path_factory.mktemp("webui") / "extensions"
     shutil.copytree(clone, extensions / "D-ODE")
     (extensions / "linked").symlink_to(clone, target_is_directory=True)
     for name in ("D-ODE", "linked"):
-        started = time.monotonic()
         done = run(extensions / name, PIP_NO_INDEX="1")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert time.monotonic() - started < 5
     bare = extensions.parent / "bare"
     venv.create(bare)
     done = run(extensions / "D-ODE", python=str(bare / ("Scripts/python.exe" if os.name == "nt" else "bin/python")))

@@ -85,9 +85,9 @@ def test_a_mark_that_comes_after_the_list_was_drawn_is_shown(tab: ComfyPage, loo
     while not held:
         tab.page.wait_for_timeout(50)
     tab.settle()
-    tab.page.unroute("**/dode/library?*")
     for route in held:
         route.continue_()
+    tab.page.unroute("**/dode/library?*")
     if look.vue:
         tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.wait_for()
     else:

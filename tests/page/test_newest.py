@@ -50,7 +50,7 @@ def test_a_result_is_there_after_a_reload_but_not_in_another_copy_of_the_workflo
     tab.build(*loading(file=EXAMPLE))
     template = tab.page.evaluate("() => app.rootGraph.serialize()")
     tab.run()
-    assert "held-out" in tab.panel(INSPECT).inner_text()
+    assert "held out" in tab.panel(INSPECT).inner_text()
     tab.load(template)  # as from the list of templates: the copy has the same id, and the same nodes
     assert tab.page.evaluate("() => app.rootGraph.id") == template["id"]
     tab.settle()
@@ -60,4 +60,4 @@ def test_a_result_is_there_after_a_reload_but_not_in_another_copy_of_the_workflo
     run = tab.page.evaluate("() => app.rootGraph.nodes.find((n) => n.comfyClass === 'DODEInspect').properties.dode_run")
     tab.reload(run)
     tab.page.wait_for_function("() => document.querySelectorAll('.dode-headline').length === 2")
-    assert "held-out" in tab.panel(INSPECT).inner_text()
+    assert "held out" in tab.panel(INSPECT).inner_text()
