@@ -19,7 +19,8 @@ function marks(node) {
     }
     if (asked !== checkpoint) return;
     said = new Map(files.map((file) => [file.name, file]));
-    widget.options = { ...widget.options }; // a closed list is drawn anew for other options, not for other labels
+    widget.options = { ...widget.options }; // newer pages draw a closed list anew for other options, not for other labels
+    node.widgets.push(node.widgets.pop()); // older ones where the list of widgets was touched
     node.graph?.setDirtyCanvas?.(true, true);
   }
 

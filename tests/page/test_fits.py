@@ -79,19 +79,21 @@ def test_without_a_model_nothing_is_marked_and_a_new_link_is_seen(tab: ComfyPage
 @pytest.mark.both_pages
 def test_a_mark_that_comes_after_the_list_was_drawn_is_shown(tab: ComfyPage, look: Look) -> None:
     held: list[Route] = []
-    tab.page.route("**/dode/library?*", lambda route: held.append(route))
+    drawn = False
+    tab.page.route("**/dode/library?*", lambda route: route.continue_() if drawn else held.append(route))
     tab.build(*loading(file=EXAMPLE))
     tab.look("DODELoad")
     while not held:
         tab.page.wait_for_timeout(50)
     tab.settle()
+    drawn = True
     for route in held:
         route.continue_()
-    tab.page.unroute("**/dode/library?*")
     if look.vue:
         tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.wait_for()
     else:
         tab.page.wait_for_function(f"() => {_WIDGET}._displayValue === '✓ {EXAMPLE}'")
+    tab.page.unroute("**/dode/library?*")
 
 
 _INSIDE = """async (kinds) => {
