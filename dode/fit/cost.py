@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 _PICTURE = 20  # steps of a usual picture
-_STAGES = ("teacher", "search", "student", "refine", "check", "compare")
+_STAGES = ("teacher", "search", "student", "refine", "check", "compare", "pictures")
 
 
 def pictures(evaluations: int) -> int:

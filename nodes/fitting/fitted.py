@@ -48,5 +48,9 @@ def fit(settings: Settings, keep: Keep, place: Place, shown: bool = True) -> Fit
         with stoppable(place) as asked:
             made = run_students(task, settings.students, made_of, keep, place, asked)
             worth = measure(task, made.entries[0], made.progress, made.judged)
-    ends = held_out_ends(task, made.entries[0], made.progress, made.judged) if shown else None
+    if shown:
+        ends = held_out_ends(task, made.entries[0], made.progress, made.judged)
+    else:
+        ends = None
+        made.progress.skip()
     return Fitted(made, worth, len(settings.prompts), time.monotonic() - started, ends)

@@ -17,13 +17,14 @@ from dode.schedules import usual_schedule
 from dode.tableau import Tableau
 from dode.teacher import Teacher
 
-from ..host import interrupted, log
+from ..host import log
 from ..host.latents import noise_and_empty, picture_in
 from ..host.model_info import prediction_of, sigma_range
 from .equivalent_steps import held_out_samples
 from .progress import Progress
 from .sampling_call import Inside, Task, run_inside, with_level
 
+STAGE = "pictures"
 _COUNT = 2
 _DENSE = 60
 
@@ -36,10 +37,16 @@ class Ends(NamedTuple):
     reference: Tensor
 
 
+def planned(steps: int, judged: bool) -> dict[str, int]:
+    """Roughly how many evaluations it takes, for the progress bar; ``judged``: the fit has kept where the reference ends."""
+    return {STAGE: _COUNT * (2 * steps + (0 if judged else REFERENCE_STEPS))}
+
+
 def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged | None = None) -> Ends | None:
     """Sample the first held-out samples without and with what was learned; the reference is the teacher's, run anew where the
     fit has not kept where it ended. None where the fit was stopped or this cannot be done, which the log says."""
     if progress.stop() or entry.parameters.base().sigmas[-1] != 0:
+        progress.skip()
         return None
     held = torch.tensor(held_out_samples(task, judged)[:_COUNT])
     sampling = task.model.get_model_object("model_sampling")
@@ -48,13 +55,24 @@ def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged |
     found: list[Ends] = []
 
     def body(inside: Inside) -> None:
-        def run(tableau: Tableau) -> Tensor:
-            # One at a time: what fitted into memory while fitting may not with as many as two.
-            parts = [_one(inside, index, tableau) for index in held.split(1)]
-            return torch.cat(parts)
+        tableaus = [start_of(entry).tableau(), entry.parameters.tableau()]
+        tableaus += [_reference(entry, low, high)] if judged is None else []
+        planned, done = len(held) * sum(tableau.evaluations for tableau in tableaus), 0
 
-        many = judged.ends[: len(held)] if judged is not None else run(_reference(entry, low, high))
-        ends = (run(start_of(entry).tableau()), run(entry.parameters.tableau()), many)
+        def one(index: Tensor, tableau: Tableau) -> Tensor:
+            def denoiser(x: Tensor, sigma: Tensor) -> Any:
+                nonlocal done
+                output = inside.denoiser(x.to(inside.device), sigma.to(inside.device), index)
+                done += 1
+                progress(STAGE, done, planned)
+                return output
+
+            start = inside.start(inside.noise[index], tableau.sigma).to(inside.device)
+            return sample(denoiser, start, tableau).to(inside.noise)
+
+        # One at a time: what fitted into memory while fitting may not with as many as two.
+        ends = [torch.cat([one(index, tableau) for index in held.split(1)]) for tableau in tableaus]
+        ends += [] if judged is None else [judged.ends[: len(held)]]
         noise, _ = noise_and_empty(task.model, task.latent, 1, task.seed)
         found.append(Ends(*(picture_in(end, noise) for end in ends)))
 
@@ -64,16 +82,8 @@ def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged |
         run_inside(at, torch.tensor(dense), both, lambda sigma: with_level(dense, sigma), progress, body)
     except DodeError as error:
         log.warning("D-ODE: there are no pictures of the held-out samples: %s", error)
+    progress.finish()
     return found[0] if found else None
-
-
-def _one(inside: Inside, index: Tensor, tableau: Tableau) -> Tensor:
-    def denoiser(x: Tensor, sigma: Tensor) -> Any:
-        interrupted()
-        return inside.denoiser(x.to(inside.device), sigma.to(inside.device), index)
-
-    start = inside.start(inside.noise[index], tableau.sigma).to(inside.device)
-    return sample(denoiser, start, tableau).to(inside.noise)
 
 
 def _reference(entry: Entry, low: float, high: float) -> Tableau:

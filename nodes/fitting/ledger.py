@@ -7,18 +7,19 @@ _GROWING = ("search", "refine", "check", "compare")  # stages that learn only on
 
 
 class Ledger:
-    """A plan for each fit and one for what comes later, each evaluations by stage. The bar goes once from left to right.
+    """A plan for each fit and for each thing that comes later, each evaluations by stage. The bar goes once from left to right.
 
     Attributes:
         spent: evaluations by stage of the parts that are done.
         stages: for each stage that there is or was, how many of its newest part are done, and how many are planned.
     """
 
-    def __init__(self, plans: Sequence[Mapping[str, int]], later: Mapping[str, int] | None = None):
-        self._parts = [dict(plan) for plan in (*plans, later or {})]
+    def __init__(self, plans: Sequence[Mapping[str, int]], later: Sequence[Mapping[str, int]] = ()):
+        self._parts = [dict(plan) for plan in (*plans, *later)]
+        self._later = len(later)
         self._done: dict[str, int] = {}  # of the part at the front
         self.spent: Counter[str] = Counter()
-        self.stages = {name: (0, number) for plan in (self._parts[0], self._parts[-1]) for name, number in plan.items()}
+        self.stages = {name: (0, number) for plan in (*plans[:1], *later) for name, number in plan.items()}
 
     def take(self, stage: str, done: int, total: int) -> bool:
         """Of a stage so many are done, of so many as far as is known; False for what is no stage of the part at the front."""
@@ -38,11 +39,11 @@ class Ledger:
 
     def drop_fits(self) -> None:
         """Of the fits only the one at the front will be done."""
-        del self._parts[1:-1]
+        del self._parts[1 : len(self._parts) - self._later]
 
-    def drop_later(self) -> None:
-        """Nothing comes after the fits."""
-        del self._parts[-1:]
+    def skip(self) -> None:
+        """The part at the front will not be done."""
+        del self._parts[:1]
 
     @property
     def done(self) -> int:

@@ -48,7 +48,7 @@ class Progress:
         model: Any,
         place: Place,
         plans: Sequence[dict[str, int]],
-        later: dict[str, int] | None = None,
+        later: Sequence[dict[str, int]] = (),
         asked: Callable[[], bool] | None = None,
     ):
         self.place, self.asked = place, asked
@@ -96,12 +96,12 @@ class Progress:
         self.ledger.drop_fits()
 
     def skip(self) -> None:
-        """Nothing comes later."""
-        self.ledger.drop_later()
+        """What would come next does not."""
+        self.ledger.skip()
         self._settle()
 
     def finish(self) -> None:
-        """A fit, or what comes later, is done; after the last the bar is at its right end."""
+        """A fit, or what came next, is done; after the last the bar is at its right end."""
         self.ledger.finish()
         self._settle()
 

@@ -25,7 +25,8 @@ from dode.tableau import check_sigmas
 from dode.teacher import Teacher
 
 from ..host.model_info import model_info, sigma_range, stock_start
-from .equivalent_steps import planned as planned_later
+from .equivalent_steps import planned as planned_comparison
+from .held_out_ends import planned as planned_pictures
 from .progress import NOWHERE, Place, Progress
 from .sampling_call import Inside, Task, holds, run_inside, with_level
 
@@ -81,7 +82,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     lowest = float(task.model.get_model_object("model_sampling").sigma_min)
     split: dict[str, Any] = {"seed": task.seed, "groups": task.prompts}
     planned_here = planned_paper(grid, picked, samples=task.samples, coordinate=coordinate, sigma_min=lowest, **split)
-    progress = Progress(task.model, place, [planned_here], planned_later(len(grid) - 1, task.samples, judged=False))
+    progress = Progress(task.model, place, [planned_here], _later(len(grid) - 1, task.samples, judged=False))
     visited = list(build_tableau(picked[0].method, grid, picked[0].order, coordinate).levels)
     teachers = _teacher_levels(picked, visited, lowest)
     found: list[Distillation] = []
@@ -109,6 +110,11 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
     entry = Entry(found[0].parameters, info, float(task.cfg), found[0].report, {**made_of, "sigma_min": lowest})
     keep([entry])
     return Made([entry], progress)
+
+
+def _later(steps: int, samples: int, judged: bool) -> list[dict[str, int]]:
+    """What comes after the fits, each as it is planned."""
+    return [planned_comparison(steps, samples, judged), planned_pictures(steps, judged)]
 
 
 def _teacher_levels(picked: Sequence[Choice], visited: Sequence[float], lowest: float) -> list[list[float]]:
@@ -186,7 +192,7 @@ def run_students(
         planned(MODES[settings.mode], task.samples, counts, guided=scale != 1, continued=number > 0)
         for number, scale in enumerate(settings.scales)
     ]
-    progress = Progress(task.model, place, stages, planned_later(counts[0], task.samples, judged=True), asked)
+    progress = Progress(task.model, place, stages, _later(counts[0], task.samples, judged=True), asked)
 
     def sigma_list(sigma: float) -> Sequence[float]:
         return with_level(dense if progress.stage in ("teacher", "check") else plain.tolist(), sigma)

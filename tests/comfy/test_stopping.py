@@ -172,9 +172,10 @@ def test_a_report_lists_evaluations_by_stage_the_comparison_among_them(comfy: Co
     text = run.outputs[node]["text"][0]
     table = text.split("a guided one counted once:\n")[1]
     counts = {stage: int(number.replace(",", "")) for stage, number in re.findall(r"^  (\w+) +([\d,]*\d)", table, re.MULTILINE)}
-    order = [stage for stage in ("teacher", "search", "refine", "check", "compare") if stage in counts]
+    order = [stage for stage in ("teacher", "search", "refine", "check", "compare", "pictures") if stage in counts]
     assert list(counts) == order
-    assert {"teacher", "refine", "check", "compare"} <= set(counts)
+    assert {"teacher", "refine", "check", "compare", "pictures"} <= set(counts)
+    assert counts["pictures"] == 2 * 2 * 3, "two samples without and with what was learned, in three steps"
     total = sum(counts.values())
     assert re.search(rf"^  in all +{total:,}, as many as {round(total / 20)} pictures of 20 steps take$", table, re.MULTILINE)
     assert f"1 prompt, {total} model evaluations in " in text

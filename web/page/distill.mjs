@@ -8,7 +8,7 @@ import { held } from "./pictures.mjs";
 import { shareButtons } from "./share.mjs";
 import { say } from "./texts.mjs";
 
-const ORDER = ["teacher", "search", "student", "refine", "check", "compare"];
+const ORDER = ["teacher", "search", "student", "refine", "check", "compare", "pictures"];
 
 function timeLeft(seconds) {
   if (seconds === null || seconds === undefined) return "";
