@@ -32,7 +32,7 @@ from .host.model_info import (
 from .host.other_levels import on_levels
 
 NAME = "dode"
-SETTING = "dode.ksampler"
+SETTING, GENERIC = "dode.ksampler", "dode.generic"
 _MOST_HANDED = 256
 _MOST_ASKED, _MOST_LOOKED_AT = 20, 200  # denoise 0.05; and no more steps than that
 # Grids that the scheduler has handed out, newest first: the host may keep them longer than their files are there.
@@ -63,12 +63,21 @@ def register() -> None:
 
 def enabled() -> bool:
     """The user's setting. Names are in the lists or not from the start on, so a change counts after a restart."""
+    return _setting(SETTING) is not False
+
+
+def takes_generic() -> bool:
+    """The user's setting: a file that was fitted on several models is taken for a model that has no other."""
+    return _setting(GENERIC) is True
+
+
+def _setting(name: str) -> Any:
     path = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return True
-    return not isinstance(settings, dict) or settings.get(SETTING) is not False
+        return None
+    return settings.get(name) if isinstance(settings, dict) else None
 
 
 def sample_dode(
@@ -106,7 +115,8 @@ def _find(model: Any, sigmas: Tensor, options: dict[str, Any]) -> Choice:
     info, guidance = model_info(patcher), scale_of(guider)
     largest = float(patcher.get_model_object("model_sampling").sigma_max)
     both = has_channel(guider, options)
-    choice = choose(library.entries(), info, guidance, sigmas.tolist(), handed=_handed, largest=largest, both=both)
+    asked = {"handed": _handed, "largest": largest, "both": both, "generic": takes_generic()}
+    choice = choose(library.entries(), info, guidance, sigmas.tolist(), **asked)
     steps = len(sigmas) - 1
     question = ("sampler", info, guidance, steps, both)
     if choice.entry is None:
@@ -142,7 +152,11 @@ def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
     """
     prediction, largest = prediction_of(model_sampling), float(model_sampling.sigma_max)
     question = ("scheduler", prediction, largest, steps)
-    for name, entry in library.entries():
+    known = sorted(library.entries(), key=lambda named: bool(named[1].fitted_on))
+    generic = takes_generic()
+    for name, entry in known:
+        if entry.fitted_on and not generic:
+            break
         grid, kind = entry.parameters.sigmas, entry.model.prediction
         if len(grid) - 1 == steps and grid[-1] == 0 and kind in (prediction, "") and in_reach(entry, largest):
             _say(question, f"the scheduler uses the noise levels of {name} ({summary(entry)})")

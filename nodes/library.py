@@ -183,7 +183,7 @@ def one(entry: Entry, **words: Any) -> ParameterFile:
 
 def fitting(model: ModelInfo) -> str:
     """Which files of the library fit a model, in words."""
-    fit = list(dict.fromkeys(name for name, entry in entries() if compare(entry, model)))
+    fit = list(dict.fromkeys(name for name, entry in entries() if compare(entry, model) and not entry.fitted_on))
     if not fit:
         return "No file of the library fits this model: make one with Distill Sampler."
     return f"These fit: {', '.join(fit[:8])}{' …' * (len(fit) > 8)}."

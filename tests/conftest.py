@@ -36,7 +36,7 @@ class Stages:
         if report.failed:
             self._failed.add(of)
         if self._failed and min(self._failed) < self._reached:
-            workers = self._session.config.pluginmanager.getplugin("dsession")
+            workers: Any = self._session.config.pluginmanager.getplugin("dsession")
             (workers or self._session).shouldstop = "tests failed; the stages after theirs are not run."
 
 

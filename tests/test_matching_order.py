@@ -56,7 +56,10 @@ def built(rng: random.Random) -> list[Made]:
             alike = [each.levels for each in made if len(each.levels) == steps + 1]
             grid = rng.choice(alike) if alike and rng.random() < 0.3 else random_grid(rng, steps)
             scale = rng.choice((None, *SCALES))
-            made.append(Made(file, entry(grid, scale, model), *label))
+            each = Made(file, entry(grid, scale, model), *label)
+            if rng.random() < 0.15:  # fitted on several models together: last of all, whatever it says of a checkpoint
+                each = replace(each, entry=replace(each.entry, recipe={"models": ["a", "b"]}), checkpoint=len(CHECKPOINTS))
+            made.append(each)
     return made
 
 
@@ -81,7 +84,9 @@ def blends(made: Sequence[Made], guidance: float | None) -> Iterator[Made]:
     groups: dict[Any, list[Made]] = {}
     for each in made:
         if each.entry.guidance is not None:
-            groups.setdefault((each.file, len(each.levels), each.entry.model), []).append(each)
+            groups.setdefault((each.file, len(each.levels), each.entry.model, each.checkpoint == len(CHECKPOINTS)), []).append(
+                each
+            )
     for group in groups.values():
         scales = {float(each.entry.guidance or 0): each for each in reversed(group)}
         if guidance is None or guidance in scales:
@@ -107,8 +112,10 @@ def table(each: Made, guidance: float | None, sigmas: Sequence[float]) -> tuple[
     return each.checkpoint, each.patches, known, distance, int(place(sigmas, each.levels) is None), each.file
 
 
-def able(each: Made, made: Sequence[Made], guidance: float | None, sigmas: Sequence[float]) -> bool:
+def able(each: Made, made: Sequence[Made], guidance: float | None, sigmas: Sequence[float], generic: bool) -> bool:
     """What must hold."""
+    if each.checkpoint == len(CHECKPOINTS) and not generic:
+        return False
     at_scale = guidance is None or each.entry.guidance in (None, guidance)
     stand_for = any(len(other.levels) == len(each.levels) and place(sigmas, other.levels) is not None for other in made)
     return each.fits and at_scale and (place(sigmas, each.levels) is not None or stand_for)
@@ -131,8 +138,9 @@ def test_what_is_picked_is_never_beaten(seed: int) -> None:
         made = built(rng)
         guidance = rng.choice((None, *SCALES, 2.5, 4.0, 9.0))
         sigmas = asked(rng, made, guidance)
-        found = choose([(str(each.file), each.entry) for each in made], MODEL, guidance, sigmas)
-        left = [each for each in (*made, *blends(made, guidance)) if able(each, made, guidance, sigmas)]
+        generic = rng.random() < 0.5
+        found = choose([(str(each.file), each.entry) for each in made], MODEL, guidance, sigmas, generic=generic)
+        left = [each for each in (*made, *blends(made, guidance)) if able(each, made, guidance, sigmas, generic)]
         outcomes.add(found.entry is None)
         if found.entry is None:
             assert not left
@@ -141,6 +149,7 @@ def test_what_is_picked_is_never_beaten(seed: int) -> None:
         best = min(left, key=lambda each: table(each, guidance, sigmas))
         assert (found.name, found.entry.guidance) == (str(best.file), best.entry.guidance)
         taken = [each for each in left if str(each.file) == found.name and each.entry.model == found.entry.model]
+        taken = [each for each in taken if (each.checkpoint == len(CHECKPOINTS)) == bool(found.entry.fitted_on)]
         taken = [each for each in taken if each.blended or each.entry is found.entry]
         assert min(table(each, guidance, sigmas) for each in taken) == table(best, guidance, sigmas)
         own = found.entry.parameters.sigmas

@@ -29,6 +29,15 @@ app.registerExtension({
       type: "boolean",
       defaultValue: true,
     },
+    {
+      id: "dode.generic",
+      name: "`dode` takes a file for any model where a model has none of its own",
+      category: ["D-ODE", "KSampler", "generic"],
+      tooltip:
+        "Such a file was fitted on several other models together. It is often closer to many steps than a plain sampler, and not always; the console names it whenever it is used.",
+      type: "boolean",
+      defaultValue: false,
+    },
   ],
   setup() {
     isSetUp = true;

@@ -15,6 +15,7 @@ from . import library
 from .guidance import scale_of
 from .host import feature, loaded, option, say_once
 from .model_info import model_info, prediction_of
+from .settings import takes_generic
 
 FALLBACK_SOLVER = "dpmpp_2m"
 _FALLBACK_SCHEDULES = {"flow": ("simple", "sgm_uniform", "uniform"), "": ("karras",)}
@@ -45,7 +46,8 @@ def find(model: Any, sigmas: Tensor, extra_args: dict[str, Any]) -> tuple[Choice
         return Choice(), against
     linker = model.inner_model
     info, largest = model_info(linker.inner_model), float(linker.sigmas[-1])
-    choice = choose(library.entries(), info, scale, sigmas.tolist(), largest=largest, both=scale != 1)
+    asked = {"largest": largest, "both": scale != 1, "generic": takes_generic()}
+    choice = choose(library.entries(), info, scale, sigmas.tolist(), **asked)
     if choice.entry is None:
         known = choice.reasons or (f"there are none in {library.own_folder()}",)
         return choice, none_fit(info, len(sigmas) - 1, scale, known)
@@ -59,11 +61,12 @@ def levels(n: int, sigma_min: float, sigma_max: float, inner_model: Any, device:
     scale = None
     if p is not None:
         scale = float(getattr(p, "hr_cfg", p.cfg_scale) if getattr(p, "is_hr_pass", False) else p.cfg_scale)
-    known, largest = list(library.entries()), float(inner_model.sigmas[-1])
+    generic, largest = takes_generic(), float(inner_model.sigmas[-1])
+    known = [(name, entry) for name, entry in library.entries() if generic or not entry.fitted_on]
     whole = (entry.parameters.sigmas for _, entry in known)
     grid = next((grid for grid in whole if len(grid) == n + 1 and grid[-1] == 0), None)
     if grid is not None:  # levels of any entry stand for those of the best one with as many steps
-        choice = choose(known, info, scale, grid, largest=largest, both=scale != 1)
+        choice = choose(known, info, scale, grid, largest=largest, both=scale != 1, generic=generic)
         if choice.entry is not None:
             return torch.tensor(choice.sigmas, dtype=torch.float32, device=device)
     return _usual(n, sigma_min, sigma_max, inner_model, device, prediction_of(checkpoint))

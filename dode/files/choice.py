@@ -16,7 +16,7 @@ from dode.files.parameter_file import Entry, ModelInfo
 REACH = (0.15, 1.05)
 """Where an entry's first noise level may lie, in the model's largest: learned ones start lower than that."""
 _MOST_NAMES = 3
-_FAR = 9
+_GENERIC, _FAR = 8, 9
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Candidate:
         """The order of preference: smaller is better; what is equal here stays in the order it was given in."""
         verdict = {each.what: each.verdict for each in self.match.compared}
         weights, name = verdict["fingerprint"], verdict["checkpoint name"]
-        checkpoint = {"same": 0, "soft": 3}.get(weights, {"same": 1, "unknown": 2}.get(name, 3))
+        checkpoint = 4 if self.entry.fitted_on else {"same": 0, "soft": 3}.get(weights, {"same": 1, "unknown": 2}.get(name, 3))
         patches = {"same": 0, "unknown": 1}.get(verdict["weight patches"], 2)
         unknown = guidance is not None and self.entry.guidance is None
         return checkpoint, patches, 2 if unknown else int(self.blended), self._distance(guidance), int(not on_given)
@@ -119,6 +119,7 @@ def choose(
     handed: Iterable[Sequence[float]] = (),
     largest: float | None = None,
     both: bool = True,
+    generic: bool = False,
 ) -> Choice:
     """The entry that fits best, and the part of its own noise levels to run it on.
 
@@ -136,6 +137,7 @@ def choose(
         handed: whole grids that a scheduler is known to have handed out, for the case that their file is gone since.
         largest: the model's largest noise level. Entries that start far from it are not taken for others' levels.
         both: the host gives both outputs of guidance; where it does not, no entry can run that weighs them.
+        generic: take an entry that was fitted on several models together where the model has no other.
 
     Example:
         >>> from dode.correction import Parameters
@@ -148,7 +150,9 @@ def choose(
     kin: list[_Candidate] = []
     for name, entry in known:
         match = compare(entry, model)
-        if match:
+        if match and entry.fitted_on and not generic:
+            reasons.add(_GENERIC, "was fitted on several other models, and the setting for such files is off", name)
+        elif match:
             kin.append(_Candidate(name, entry, match))
         else:
             reasons.add(_FAR, f"is for another kind of model ({match.hard[0]})", name)
@@ -203,7 +207,7 @@ def _parts(sigmas: Sequence[float], grids: Iterable[Sequence[float]]) -> list[Pa
 def _at_scale(kin: Iterable[_Candidate], guidance: float | None, reasons: "_Reasons") -> Iterator[_Candidate]:
     """The entries for a guidance scale: those fitted at it or at an unknown one, and of each file and number of steps, where
     none was fitted at it, what lies between two."""
-    for (name, _, _), group in _grouped(kin):
+    for name, group in _grouped(kin):
         there = [each for each in group if same_guidance(each.entry, guidance)]
         yield from there
         if guidance is None or any(each.entry.guidance is not None for each in there):
@@ -217,13 +221,14 @@ def _at_scale(kin: Iterable[_Candidate], guidance: float | None, reasons: "_Reas
                 reasons.add(2, f"was fitted at guidance {entry.guidance:g}", name)
 
 
-def _grouped(kin: Iterable[_Candidate]) -> Iterator[tuple[tuple[str, int, ModelInfo], list[_Candidate]]]:
-    """By file, number of steps and model, in the order given."""
-    for _, of_file in groupby(kin, key=lambda each: each.name):
-        groups: dict[tuple[str, int, ModelInfo], list[_Candidate]] = {}
+def _grouped(kin: Iterable[_Candidate]) -> Iterator[tuple[str, list[_Candidate]]]:
+    """By file, number of steps and the model or models fitted on, in the order given; with the file's name."""
+    for name, of_file in groupby(kin, key=lambda each: each.name):
+        groups: dict[tuple[int, ModelInfo, tuple[str, ...]], list[_Candidate]] = {}
         for each in of_file:
-            groups.setdefault((each.name, len(each.entry.parameters.sigmas), each.entry.model), []).append(each)
-        yield from groups.items()
+            key = len(each.entry.parameters.sigmas), each.entry.model, each.entry.fitted_on
+            groups.setdefault(key, []).append(each)
+        yield from ((name, group) for group in groups.values())
 
 
 def _other_levels(entry: Entry, sigmas: Sequence[float], part: Part | None, mine: Part | None) -> tuple[int, str]:

@@ -72,7 +72,7 @@ def compare(entry: Entry, model: ModelInfo, guidance: float | None = None, sigma
             _kind("latent channels", "latents with channels", fitted.channels, model.channels),
             _grid(entry, sigmas),
             _guidance(entry, guidance),
-            *_checkpoint(fitted, model),
+            *(_several(entry.fitted_on) if entry.fitted_on else _checkpoint(fitted, model)),
             _patches(_fitted_with(entry), model.patches),
         )
     )
@@ -132,6 +132,12 @@ def _checkpoint(fitted: ModelInfo, model: ModelInfo) -> tuple[Compared, Compared
     if same_weights:
         return name, Compared("fingerprint", "same", "the same checkpoint")
     return name, Compared("fingerprint", "soft", "fitted on other weights (the checkpoints' fingerprints differ)")
+
+
+def _several(models: Sequence[str]) -> tuple[Compared, Compared]:
+    """In place of what is said of a checkpoint."""
+    together = f"fitted on several other models together ({', '.join(models)})"
+    return Compared("checkpoint name", "soft", together), Compared("fingerprint", "unknown", "the file has none")
 
 
 def _fitted_with(entry: Entry) -> str:

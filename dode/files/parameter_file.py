@@ -100,6 +100,12 @@ class Entry:
         """Evaluations of the model per sample (NFE)."""
         return self.parameters.base().evaluations
 
+    @property
+    def fitted_on(self) -> tuple[str, ...]:
+        """The models that it was fitted on together, for models that have no sampler of their own; empty for one model."""
+        models = self.recipe.get("models", ())
+        return tuple(map(str, models)) if isinstance(models, list | tuple) else ()
+
 
 @dataclass(frozen=True, eq=False)
 class ParameterFile:

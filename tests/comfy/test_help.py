@@ -9,7 +9,7 @@ import pytest
 from tests.comfy.server import ROOT, ComfyServer
 
 LANGUAGES = ("en", "zh", "ja")
-SETTING = "dode_ksampler"
+SETTINGS = ("dode_ksampler", "dode_generic")
 DOCS = ROOT / "web" / "docs"
 OWN = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 
@@ -57,14 +57,25 @@ def test_the_other_languages_are_other_languages(language: str) -> None:
         for group in ("inputs", "outputs"):
             said += [each["tooltip"] for each in known[group].values()]
         assert all(OWN.search(text) for text in said), name
-    assert OWN.search(texts(language, "settings")[SETTING]["name"])
+    for setting in SETTINGS:
+        assert all(OWN.search(text) for text in texts(language, "settings")[setting].values())
+
+
+def test_each_setting_of_the_page_has_its_texts() -> None:
+    script = (ROOT / "web" / "dode.js").read_text(encoding="utf-8")
+    ids = [found.replace(".", "_") for found in re.findall(r'^ +id: "([\w.]+)"', script, re.MULTILINE)]
+    assert ids == list(SETTINGS)
+    for language in LANGUAGES:
+        assert list(texts(language, "settings")) == ids
+    for each in texts("en", "settings").values():
+        assert all(f'"{text}"' in script for text in each.values())
 
 
 def test_the_server_hands_the_texts_out(comfy: ComfyServer) -> None:
     served = comfy.get("/i18n")
     for language in LANGUAGES:
         assert served[language]["nodeDefs"]["DODELoad"] == texts(language)["DODELoad"]
-        assert served[language]["settings"][SETTING] == texts(language, "settings")[SETTING]
+        assert served[language]["settings"] | texts(language, "settings") == served[language]["settings"]
 
 
 def page(name: str, language: str) -> str:

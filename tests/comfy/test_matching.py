@@ -55,7 +55,8 @@ class Library:
 def forget(comfy: ComfyServer) -> None:
     """The host keeps no results, as with --cache-none: the same graph is run again, on the files that are there then."""
     comfy.post("/free", {"free_memory": True, "unload_models": True})
-    time.sleep(1.5)
+    while comfy.get("/dode_test/waiting")["waiting"]:
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -120,6 +121,33 @@ def test_the_older_file_of_this_checkpoint_and_the_newer_of_another(
     same(comfy, run, ours, hand)
     assert not torch.allclose(comfy.latent(run, ours), comfy.latent(run, stock), atol=1e-3)
     assert f"KSampler uses {mine}" in comfy.log()
+
+
+def test_a_file_for_any_model_is_taken_last_and_only_where_the_setting_says_so(
+    comfy: ComfyServer, fitted: Entry, library: Library
+) -> None:
+    for_any = replace(like(fitted, 0.7, name="", fingerprint="", family="", patches=""), recipe={"models": ["one", "two"]})
+    name = library.add("for_any", for_any)
+    graph = Graph()
+    on = demo(graph)
+    ours, hand, stock = auto(graph, on), by_hand(graph, on, name), auto(graph, on, sampler_name="dpmpp_2m", scheduler="karras")
+    run = ran(comfy, graph)
+    same(comfy, run, ours, stock)
+    assert f"{name}: was fitted on several other models, and the setting for such files is off" in comfy.log()
+    try:
+        comfy.post("/settings/dode.generic", True)
+        forget(comfy)
+        run = ran(comfy, graph)
+        same(comfy, run, ours, hand)
+        assert f"KSampler uses {name}" in comfy.log()
+        assert f"{name}: fitted on several other models together (one, two). The parameters may fit less well." in comfy.log()
+        others = library.add("of_another", like(fitted, 0.9, **OTHER))
+        os.utime(library.made[-1], (1, 1))
+        forget(comfy)
+        ran(comfy, graph)
+        assert f"KSampler uses {others}" in comfy.log()
+    finally:
+        comfy.post("/settings/dode.generic", False)
 
 
 def test_levels_of_another_kind_of_model_are_not_sampled_on(comfy: ComfyServer, fitted: Entry, library: Library) -> None:

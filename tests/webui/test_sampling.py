@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,21 @@ def test_where_nothing_fits_it_is_the_undistilled_solver_on_the_usual_schedule(
     out = capsys.readouterr().out
     assert out.count("D-ODE: plain dpmpp_2m: no saved parameters fit") == 1
     assert "the schedule Karras is used instead" in out
+
+
+def test_a_file_for_any_model_is_taken_only_where_the_setting_says_so(host: Installed) -> None:
+    model = model_of(host.web)
+    for_any = entry(ModelInfo(prediction=model.prediction))
+    host.put("for_any", replace(for_any, recipe={"models": ["one", "two"]}))
+    usual = host.web.run()
+    assert told(usual).startswith("plain dpmpp_2m: ")
+    assert "for_any.safetensors: was fitted on several other models, and the setting for such files is off" in told(usual)
+    host.web.opts.data["dode_generic"] = True
+    p = host.web.run()
+    assert told(p).startswith("for_any.safetensors: ")
+    sigmas = torch.tensor(for_any.parameters.sigmas)
+    close(p.latents, run_table(for_any.parameters.tableau(sigmas.tolist()), p.noise() * sigmas[0].double()))
+    assert not torch.allclose(p.latents[0], usual.latents[0])
 
 
 def test_a_schedule_of_the_host_s_own_is_run_as_it_is(host: Installed) -> None:

@@ -19,6 +19,7 @@ from comfy.model_base import ModelType
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import waiting as waiting
 from .clock import Clock
 from .faults import Fault
 
