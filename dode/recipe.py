@@ -99,10 +99,3 @@ def teacher_grid(entry: Entry) -> Array | tuple[float, ...]:
     if isinstance(name, str) and name in SCHEDULES:
         return schedule(name, steps, low, high)
     return usual_schedule(entry.parameters.coordinate, steps, low, high)  # files from before 0.2 do not name it
-
-
-def recipe_text(value: Any) -> str:
-    """A value of a recipe in words."""
-    if isinstance(value, tuple):
-        return ", ".join(map(recipe_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

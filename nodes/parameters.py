@@ -8,13 +8,14 @@ from dode.errors import DodeError, ParameterError, ParameterFileError
 from dode.files.compatibility import compare
 from dode.files.interpolation import interpolate
 from dode.files.parameter_file import WORKFLOW_KEYS, Entry, ParameterFile, to_bytes
+from dode.files.words import details
 
 from . import library
 from .host import CATEGORY, Params, io, optional, send_text
 from .host.model_info import model_info
 from .page.cards import entry_card
 from .page.plot import plot
-from .page.text import comparison, details, warn_of, words
+from .page.text import comparison, warn_of, words
 from .sampler import entry_sampler, entry_sigmas
 
 

@@ -102,7 +102,7 @@ def test_ctrl_c_once_stops_and_keeps(tmp_path: Path, first_calls: dict[str, int]
     assert entry.recipe["stopped_early"] is True
     assert "Stopped early: the best found so far was kept.\nMissing at guidance 2: 4 evaluations.\n" in said
     assert "Missing at guidance 3: 3, 4 evaluations.\n" in said
-    assert f"Saved {path}" in said
+    assert f"Saved as {path}" in said
     assert main(["check", str(path), *MODEL]) == 0
 
 

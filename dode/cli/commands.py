@@ -1,13 +1,11 @@
 """What the commands of the command line do. Each takes the parsed options and returns the exit status."""
 
 import os
-import sys
 import tempfile
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from dode.cli.show import info, list_files
 from dode.errors import FileExistsAlready, FitError, MethodError, ModelError, ParameterError, ParameterFileError
 from dode.files import atomic_write
 from dode.files.interpolation import interpolate
+from dode.files.library import Keeper
 from dode.files.parameter_file import (
     Entry,
     ParameterFile,
@@ -32,8 +31,6 @@ from dode.files.parameter_file import (
     check_name,
     check_words,
     load_parameters,
-    save_numbered,
-    save_parameters,
 )
 from dode.fit import ranks
 from dode.fit.all_numbers import MODES, distill_students
@@ -112,8 +109,9 @@ def _distill(options: Namespace) -> int:
         raise FitError(f"--samples must be at least 2, got {options.samples}: one is fitted and one judges.")
     scales, budgets = tuple(dict.fromkeys(options.guidance)), sorted(set(options.evaluations))
     check_capacity([_rows(options, n) for n in budgets] * len(scales))
-    content = ParameterFile((), options.author, options.licence, options.notes)
-    check_words(content)
+    words = ParameterFile((), options.author, options.licence, options.notes)
+    check_words(words)
+    keep, made = _keeper(options, words), list[Entry]()
     plans = [] if options.mode == "paper" else _plans(options, scales, budgets)
     counts: Counter[str] = Counter()
     results: dict[int, Distillation] = {}
@@ -127,24 +125,23 @@ def _distill(options: Namespace) -> int:
                 results = _fit_students(options, model, results, [] if number else plans, counts, stop)
             stopped = ranks.anyone(stop())
             settings = _settings(options, model) | ({"stopped_early": True} if stopped else {})
-            made = recipe(COMMAND_LINE, settings, options.mode)
-            entries = tuple(Entry(result.parameters, model.info, guidance, result.report, made) for result in results.values())
-            content = replace(content, entries=content.entries + entries)
-            if entries and ranks.number() == 0:
-                _keep(options, content, ours=len(content.entries) > len(entries))
+            how = recipe(COMMAND_LINE, settings, options.mode)
+            made += [Entry(result.parameters, model.info, guidance, result.report, how) for result in results.values()]
+            if results and ranks.number() == 0:
+                keep(made)
             if stopped:
                 break
-    if not content.entries:
+    if not made:
         raise KeyboardInterrupt  # stopped before there was anything to keep
-    print(_summary(list(content.entries)))
-    judges = dict.fromkeys(entry.report.held_out for entry in content.entries if entry.report)
+    print(_summary(made))
+    judges = dict.fromkeys(entry.report.held_out for entry in made if entry.report)
     many = "s" * (list(judges) != [1])
     print(f"\nError: RMS distance to the teacher on {' or '.join(map(str, judges))} held-out sample{many}.")
     print(cost_text(counts))
     if stopped:
-        print(_stopped_text(content.entries, scales, budgets))
-    print(f"Saved {options.output}")
-    return 0
+        print(_stopped_text(made, scales, budgets))
+    print(keep.said())
+    return 1 if keep.path is None and ranks.number() == 0 else 0
 
 
 def _plans(options: Namespace, scales: Sequence[float], budgets: Sequence[int]) -> list[dict[str, int]]:
@@ -164,21 +161,13 @@ def _stopped_text(entries: Sequence[Entry], scales: Sequence[float], budgets: Se
     return "\n".join(lines)
 
 
-def _keep(options: Namespace, content: ParameterFile, ours: bool) -> None:
-    """Save what took long to make; if it cannot go where it was to go, then elsewhere rather than nowhere.
-
-    ``ours`` says that the file is there already, from an earlier guidance scale of this fit.
-    """
-    try:
-        save_parameters(options.output, content, overwrite=options.overwrite or ours)
-        return
-    except FileExistsAlready:
-        where = options.output  # taken since the fit began
-    except ParameterFileError as error:
-        print(f"dode: {error}", file=sys.stderr)
-        where = Path(tempfile.gettempdir()) / options.output.name
-    options.output, options.overwrite = save_numbered(where, content), True
-    print(f"dode: saved as {options.output} instead.", file=sys.stderr)
+def _keeper(options: Namespace, words: ParameterFile) -> Keeper:
+    """What took long to make goes elsewhere rather than nowhere: under a number, if the name was taken since the fit began, and
+    into the system's folder for temporary files, if the disk refuses."""
+    elsewhere = Path(tempfile.gettempdir()) / options.output.name
+    if options.overwrite:
+        return Keeper([elsewhere], path=options.output, words=words)
+    return Keeper([options.output, elsewhere], words=words)
 
 
 def _rows(options: Namespace, evaluations: int) -> int:

@@ -11,7 +11,7 @@ from dode.cli.options import model_of, table_text
 from dode.errors import DodeError, ForeignFileError, ParameterFileError
 from dode.files.compatibility import Match, compare
 from dode.files.parameter_file import Entry, ModelInfo, ParameterFile, load_parameters
-from dode.recipe import recipe_text
+from dode.files.words import details
 
 
 def info(options: Namespace) -> int:
@@ -27,7 +27,7 @@ def info(options: Namespace) -> int:
     if content.workflow:
         print(f"It holds its maker's {' and '.join(content.workflow)}, with the prompts in them.")
     for entry in content.entries:
-        print("\n" + describe(entry))
+        print("\n" + details(entry))
     return 0
 
 
@@ -41,43 +41,12 @@ def _as_json(content: ParameterFile) -> dict[str, Any]:
     return {**words, "entries": described}
 
 
-def describe(entry: Entry) -> str:
-    """An entry in words."""
-    p, m, r = entry.parameters, entry.model, entry.report
-    kinds = [part for part in (m.family, m.prediction, f"{m.channels} channels" if m.channels else "") if part]
-    lines = [
-        f"D-{p.method} (order {p.order}), {entry.evaluations} evaluations, {p.directions} differences, {p.coordinate}",
-        f"  model     {m.name or 'unknown'} ({', '.join(kinds) or 'nothing known'})",
-        f"  guidance  {'unknown' if entry.guidance is None else format(entry.guidance, 'g')}",
-        f"  sigmas    {' '.join(f'{s:.4g}' for s in p.sigmas)}",
-        *(f"  lambda {row + 1:<3}{' '.join(f'{v:+.4f}' for v in values)}" for row, values in enumerate(p.values)),
-    ]
-    if p.guidance is not None:
-        lines += [f"  gamma {row + 1:<4}{' '.join(f'{v:+.4f}' for v in values)}" for row, values in enumerate(p.guidance)]
-    if p.model_sigmas is not None:
-        lines.append(f"  told      {' '.join(f'{s:.4g}' for s in p.model_sigmas)} (noise levels that the model is told)")
-    if r is not None:
-        t = r.teacher
-        lines += [
-            f"  teacher   {t.method}, {t.substeps} substeps a step (its own error {r.teacher_error:.4g})",
-            f"  samples   {r.samples}, {r.held_out} of them held out, seed {r.seed}",
-            f"  error     {r.error_base:.4g} base, {r.error_distilled:.4g} distilled, ratio {r.ratio:.2f} (held out)",
-            f"  guard     kept {' '.join(f'{k:g}' for k in r.kept)} of the rows' corrections, {r.strength:g} of the whole",
-            f"  cost      {', '.join(f'{count} {stage}' for stage, count in r.model_evaluations.items())} evaluations",
-        ]
-    if m.fingerprint:
-        lines.append(f"  weights   {m.fingerprint}")
-    if entry.recipe:
-        lines.append(f"  recipe    {'; '.join(f'{name} {recipe_text(value)}' for name, value in entry.recipe.items())}")
-    return "\n".join(lines)
-
-
 def list_files(options: Namespace) -> int:
     """List the samplers in a folder, and whether they fit a model; the exit status is 1 if a file cannot be read."""
     if not options.folder.is_dir():
         raise ParameterFileError(f"{options.folder} is not a folder.")
     model = None if options.model is None and options.k_diffusion is None else model_of(options).info
-    found = list(files_in(options.folder))
+    found = list(every_file(options.folder))
     broken = {path: str(error) for path, error in found if isinstance(error, DodeError)}
     files = {path: content for path, content in found if isinstance(content, ParameterFile)}
     if options.json:
@@ -99,7 +68,7 @@ def list_files(options: Namespace) -> int:
     return 1 if broken else 0
 
 
-def files_in(folder: Path) -> Iterator[tuple[Path, ParameterFile | DodeError]]:
+def every_file(folder: Path) -> Iterator[tuple[Path, ParameterFile | DodeError]]:
     """Every parameter file under a folder, or why it cannot be read. Other software's safetensors are passed over."""
     for path in sorted(folder.rglob("*.safetensors")):
         found = _read(path)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dode.errors import DodeError, ParameterFileError
@@ -96,7 +96,8 @@ class Keeper:
     Attributes:
         targets: where it is to go, the best first: the next one is taken where a disk refuses. None at all saves nothing.
         taken: whether a name stands for something else already, beside what is there.
-        path: where it is; None as long as it is nowhere.
+        path: where it is, and is written again; None as long as it is nowhere.
+        words: what the file says beside its entries.
         problem: why it is not where it was to go.
     """
 
@@ -104,10 +105,11 @@ class Keeper:
     taken: Callable[[Path], bool] | None = None
     path: Path | None = None
     problem: str = ""
+    words: ParameterFile = field(default_factory=lambda: ParameterFile(()))
 
     def __call__(self, entries: Sequence[Entry]) -> None:
         """Save all entries so far. What took minutes is not lost to a disk."""
-        content = ParameterFile(tuple(entries))
+        content = replace(self.words, entries=tuple(entries))
         if self.path is not None and self._try(lambda path: save_parameters(path, content, overwrite=True), self.path):
             return
         if not any(self._try(lambda path: save_numbered(path, content, self.taken), place) for place in self.targets):

@@ -7,11 +7,9 @@ from typing import Any
 from dode.charts import Chart, charts_of
 from dode.files.compatibility import Match
 from dode.files.parameter_file import Entry, ParameterFile
-from dode.files.words import gain, summary
+from dode.files.words import details, gain, summary
 from dode.fit.equivalent_steps import MOST, StepsSaved
 from dode.recipe import start_of
-
-from .text import details
 
 
 def short_card(entry: Entry) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from dode.files.compatibility import Match
-from dode.files.parameter_file import Entry, ParameterFile
-from dode.files.words import gain, summary, warnings
-from dode.recipe import recipe_text
+from dode.files.parameter_file import ParameterFile
+from dode.files.words import warnings
 
 from ..host import say_once
 
@@ -36,30 +35,3 @@ def words(content: ParameterFile) -> str:
     """One or more lines: who made a file, under which terms, and what they say of it."""
     made = [content.author and f"by {content.author}", content.licence, f"with {content.software}"]
     return "\n".join(filter(None, [", ".join(filter(None, made)), content.notes]))
-
-
-def details(entry: Entry) -> str:
-    """Several lines: the solver, the model, the fit, the numbers."""
-    parameters, model, report = entry.parameters, entry.model, entry.report
-    lines = [summary(entry), gain(entry)]
-    described = [model.name or "unnamed model", model.family, model.prediction and f"{model.prediction} prediction"]
-    described.append(f"{model.channels} latent channels" if model.channels else "")
-    lines.append("Fitted on: " + ", ".join(filter(None, described)))
-    if report is not None:
-        teacher = report.teacher
-        lines.append(f"Teacher: {teacher.method}, {teacher.substeps} substeps a step, own error {report.teacher_error:.4g}")
-        lines.append(f"Samples: {report.samples}, {report.held_out} of them held out, seed {report.seed}")
-        if report.strength < 1:
-            lines.append(f"The guard kept {100 * report.strength:.0f} % of the correction.")
-        lines.append("Model evaluations: " + ", ".join(f"{k} {v}" for k, v in report.model_evaluations.items()))
-    lines.append("σ: " + "  ".join(f"{s:.4g}" for s in parameters.sigmas))
-    if parameters.model_sigmas is not None:
-        lines.append("σ that the model is told: " + "  ".join(f"{s:.4g}" for s in parameters.model_sigmas))
-    lines.append(f"λ ({parameters.directions} differences):")
-    lines += ["  " + "  ".join(f"{v:+.4f}" for v in row) for row in parameters.values]
-    if parameters.guidance is not None:
-        lines.append("γ (change of the guidance scale):")
-        lines += ["  " + "  ".join(f"{v:+.4f}" for v in row) for row in parameters.guidance]
-    if entry.recipe:
-        lines.append("Recipe: " + "; ".join(f"{name} {recipe_text(value)}" for name, value in entry.recipe.items()))
-    return "\n".join(lines)
