@@ -17,13 +17,24 @@ export function shareButtons(file, index, panel) {
       status.textContent = error.message;
     }
   };
-  const copy = async () => navigator.clipboard.writeText(await recipeOf(file, index));
+  const copy = async () => copyText(await recipeOf(file, index));
   const draw = async () => save(await cardPicture(panel(), file), `${file.split(/[\\/]/).pop().replace(/\.safetensors$/, "")}.png`);
   return [
     el("button", { type: "button", class: "dode-button", text: say("copy_recipe"), onclick: attempt(copy, "copied") }),
     el("button", { type: "button", class: "dode-button", text: say("card_picture"), onclick: attempt(draw, "card_made") }),
     status,
   ];
+}
+
+/** Over plain HTTP from another machine a page has the older way only. */
+async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = el("textarea", { text, style: "position:fixed;opacity:0" });
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  if (!done) throw new Error(say("not_copied"));
 }
 
 async function recipeOf(file, index) {

@@ -5,6 +5,7 @@ const TEXTS = {
   en: {
     copy_recipe: "Copy recipe",
     copied: "Copied.",
+    not_copied: "The browser did not let it be copied.",
     card_picture: "Card as picture",
     card_made: "Saved to your downloads.",
     library: "Distilled samplers",
@@ -153,6 +154,7 @@ const TEXTS = {
   zh: {
     copy_recipe: "复制配方",
     copied: "已复制。",
+    not_copied: "浏览器不允许复制。",
     card_picture: "保存卡片图片",
     card_made: "已保存到下载文件夹。",
     library: "蒸馏采样器",
@@ -301,6 +303,7 @@ const TEXTS = {
   ja: {
     copy_recipe: "レシピをコピー",
     copied: "コピーしました。",
+    not_copied: "ブラウザーがコピーを許可しませんでした。",
     card_picture: "カード画像を保存",
     card_made: "ダウンロードに保存しました。",
     library: "蒸留サンプラー",
