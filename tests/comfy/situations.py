@@ -21,7 +21,7 @@ def distill(graph: Graph, on: Links, **changes: Any) -> str:
     inputs |= {"teacher_substeps": 2, "samples": 4, "micro_batch": 2, "mode": "paper", "save_as": ""}
     if not changes.keys() & {"sigmas", "steps", "scheduler", "save_as"}:
         # From the middle on, where Distill Sampler does not measure how many steps are saved: that takes longer than the fit.
-        changes["sigmas"] = link(graph.add("ManualSigmas", sigmas="7, 3, 1.5, 0.6, 0"))
+        changes["sigmas"] = link(graph.add("ManualSigmas", sigmas="7, 2, 0.6, 0"))
     return graph.add("DODEDistillSampler", **{**inputs, **changes})
 
 
