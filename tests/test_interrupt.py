@@ -43,6 +43,14 @@ class Holding(GuidedRing):
         return super().__call__(x, sigma, guidance, both)
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """What runs in the background ignores Ctrl-C, and so would the processes started here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def first_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """The number of the first model call of each stage."""
