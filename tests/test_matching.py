@@ -1,6 +1,8 @@
 """Which parameters belong to a model, a guidance scale and a grid; and what lies between two scales."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -233,6 +235,24 @@ def test_each_thing_is_compared_by_itself() -> None:
     assert verdicts(FITTED, sigmas=(9.0, 1.0, 0.0)) == {**agreed, "σ grid": "hard"}
     assert verdicts(FITTED, sigmas=(2.5, 0.625, 0.0)) == agreed
     assert verdicts(FITTED, sigmas=None) == {**agreed, "σ grid": "unknown"}
+
+
+def test_the_page_has_words_for_every_difference_in_each_of_its_languages() -> None:
+    """Models are compared that differ in one thing each: whatever a key says, there is nothing beside it."""
+    some, other = replace(entry(3.0), model=replace(FITTED, patches="a LoRA")), replace(FITTED, name="b.safetensors")
+    several = replace(some, recipe={"models": ("one", "two")})
+    models = [replace(other, family="Flux"), replace(other, prediction="v"), replace(other, channels=16), FITTED]
+    models += [replace(other, fingerprint="blocks-2"), replace(FITTED, patches="another LoRA")]
+    fitted = (some, replace(some, model=FITTED), several)
+    found = [each for one in fitted for model in models for each in compare(one, model, 5.0).differences]
+    source = (Path(__file__).parent.parent / "web" / "page" / "reasons.mjs").read_text(encoding="utf-8")
+    for language in ("zh", "ja"):
+        texts = dict(re.findall(r'^    (\w+): "(.*)",$', source.split(f"{language}: {{")[1].split("  },")[0], re.MULTILINE))
+        assert set(texts) == {each.key for each in found}
+        for each in found:
+            for name in re.findall(r"\{(\w+)\}", texts[each.key]):
+                assert str(getattr(each, name)) in each.words
+                assert getattr(each, name)
 
 
 def test_a_renamed_checkpoint_keeps_its_parameters() -> None:

@@ -25,11 +25,16 @@ class Compared:
         verdict: "same"; "unknown" where either side does not say; "soft" for a difference with which the parameters may
             still help, or not; "hard" for one with which they make no sense.
         words: what both sides say.
+        key: of a difference, which it is, for a page that says it in other languages; "" for what has no other words.
+        ours, theirs: what the file says and what the model at hand is.
     """
 
     what: str
     verdict: Verdict
     words: str
+    key: str = ""
+    ours: str = ""
+    theirs: str = ""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.words}"
@@ -50,6 +55,11 @@ class Match:
     def soft(self) -> tuple[str, ...]:
         """Differences with which they may still help, or not, in words."""
         return tuple(each.words for each in self.compared if each.verdict == "soft")
+
+    @property
+    def differences(self) -> tuple[Compared, ...]:
+        """Those of both kinds, the hard ones first."""
+        return tuple(each for kind in ("hard", "soft") for each in self.compared if each.verdict == kind)
 
     def __bool__(self) -> bool:
         return not self.hard
@@ -85,7 +95,8 @@ def _kind(what: str, name: str, ours: str | int | None, theirs: str | int | None
         )
     if ours == theirs:
         return Compared(what, "same", str(ours))
-    return Compared(what, "hard", f"fitted for {name} {ours!r}, this model has {theirs!r}")
+    key = what.replace(" ", "_")
+    return Compared(what, "hard", f"fitted for {name} {ours!r}, this model has {theirs!r}", key, str(ours), str(theirs))
 
 
 def _grid(entry: Entry, sigmas: Sequence[float] | None) -> Compared:
@@ -111,7 +122,8 @@ def _guidance(entry: Entry, guidance: float | None) -> Compared:
         return Compared("guidance", "unknown", known)
     if same_guidance(entry, guidance):
         return Compared("guidance", "same", f"{entry.guidance:g}")
-    return Compared("guidance", "soft", f"fitted at guidance {entry.guidance:g}, this is {guidance:g}")
+    ours, theirs = f"{entry.guidance:g}", f"{guidance:g}"
+    return Compared("guidance", "soft", f"fitted at guidance {ours}, this is {theirs}", "guidance", ours, theirs)
 
 
 def _checkpoint(fitted: ModelInfo, model: ModelInfo) -> tuple[Compared, Compared]:
@@ -125,19 +137,22 @@ def _checkpoint(fitted: ModelInfo, model: ModelInfo) -> tuple[Compared, Compared
     elif same_weights:
         name = Compared("checkpoint name", "same", f"fitted on {fitted.name!r}, renamed to {model.name!r} since")
     else:
-        name = Compared("checkpoint name", "soft", f"fitted on {fitted.name!r}, this is {model.name!r}")
+        words = f"fitted on {fitted.name!r}, this is {model.name!r}"
+        name = Compared("checkpoint name", "soft", words, "checkpoint_name", fitted.name, model.name)
     if not known:
         which = "the file has none" if not fitted.fingerprint else "this model has none"
         return name, Compared("fingerprint", "unknown", which)
     if same_weights:
         return name, Compared("fingerprint", "same", "the same checkpoint")
-    return name, Compared("fingerprint", "soft", "fitted on other weights (the checkpoints' fingerprints differ)")
+    words = "fitted on other weights (the checkpoints' fingerprints differ)"
+    return name, Compared("fingerprint", "soft", words, "fingerprint")
 
 
 def _several(models: Sequence[str]) -> tuple[Compared, Compared]:
     """In place of what is said of a checkpoint."""
-    together = f"fitted on several other models together ({', '.join(models)})"
-    return Compared("checkpoint name", "soft", together), Compared("fingerprint", "unknown", "the file has none")
+    named = ", ".join(models)
+    name = Compared("checkpoint name", "soft", f"fitted on several other models together ({named})", "several_models", named)
+    return name, Compared("fingerprint", "unknown", "the file has none")
 
 
 def _fitted_with(entry: Entry) -> str:
@@ -151,10 +166,11 @@ def _patches(fitted: str, model: str) -> Compared:
         return Compared(what, "unknown", "not said " + ("in the file" if not fitted else "of this model"))
     if fitted == model:
         return Compared(what, "same", "none" if model == NO_PATCHES else "the same (a LoRA or a merge)")
-    which = {fitted: "with none, this model has some", model: "with some, this model has none"}.get(
-        NO_PATCHES, "not those here"
-    )
-    return Compared(what, "soft", f"fitted with other weight patches (a LoRA or a merge): {which}")
+    which, key = {
+        fitted: ("with none, this model has some", "patches_here_only"),
+        model: ("with some, this model has none", "patches_there_only"),
+    }.get(NO_PATCHES, ("not those here", "patches"))
+    return Compared(what, "soft", f"fitted with other weight patches (a LoRA or a merge): {which}", key)
 
 
 def same_guidance(entry: Entry, guidance: float | None) -> bool:

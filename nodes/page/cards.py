@@ -27,6 +27,12 @@ def short_card(entry: Entry) -> dict[str, Any]:
     }
 
 
+def differences(match: Match) -> list[dict[str, str]]:
+    """What differs from the model at hand: in English words, and what the page needs to say it in others."""
+    names = ("verdict", "key", "ours", "theirs", "words")
+    return [{name: getattr(each, name) for name in names} for each in match.differences]
+
+
 def entry_card(entry: Entry, match: Match | None = None, worth: StepsSaved | None = None) -> dict[str, Any]:
     """One sampler; ``match`` says how it fits the connected model, ``worth`` may know its errors after each step."""
     parameters, report = entry.parameters, entry.report
@@ -50,7 +56,8 @@ def entry_card(entry: Entry, match: Match | None = None, worth: StepsSaved | Non
             "seed": report.seed,
         }
     if match is not None:
-        card["match"] = {"hard": list(match.hard), "soft": list(match.soft)}
+        said = differences(match)
+        card["match"] = {kind: [each for each in said if each["verdict"] == kind] for kind in ("hard", "soft")}
     return card
 
 

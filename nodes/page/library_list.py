@@ -11,7 +11,7 @@ from .. import library
 from ..host import feature
 from ..host.checkpoints import info_of
 from . import library_changes
-from .cards import short_card
+from .cards import differences, short_card
 
 PATH = "/dode/library"
 
@@ -59,5 +59,5 @@ def _entry(entry: Entry, model: ModelInfo | None) -> dict[str, Any]:
     said: dict[str, Any] = {"fits": None, "why": []}
     if model is not None:
         match = compare(entry, model)
-        said = {"fits": "no" if not match else "perhaps" if match.soft else "yes", "why": [*match.hard, *match.soft]}
+        said = {"fits": "no" if not match else "perhaps" if match.soft else "yes", "why": differences(match)}
     return {**short_card(entry), **errors, **said}

@@ -120,7 +120,9 @@ def test_the_page_can_ask_what_fits_a_checkpoint_and_why_not(comfy: ComfyServer,
     assert (found["b"][fitted]["fits"], len(found["b"][fitted]["why"])) == ("perhaps", 2)
     example = found["a"]["demo_model_6_steps.safetensors"]
     assert example["fits"] == "no"
-    assert any("architecture 'dode.demo.UNet', this model has 'WAN21" in why for why in example["why"])
+    assert any(
+        "architecture 'dode.demo.UNet', this model has 'WAN21" in why for why in [each["words"] for each in example["why"]]
+    )
     assert found["a"]["broken.safetensors"]["error"].startswith("broken.safetensors: not a safetensors file")
     assert answers["nowhere"]["model"]["family"] == ""
     of_demo = {file["name"]: file["fits"] for file in comfy.get("/dode/library?model=embedded")["files"]}

@@ -32,16 +32,16 @@ def main(folder: Path | None) -> None:
             with browser_page(server, width=1500, height=1500) as tab:
                 tab.open(vue=True)
                 quick_start(tab, readme)
-                thumbnail(templates, "quick_start", divided(tab))
-                run(tab, "distill_on_your_checkpoint")
-                thumbnail(templates, "distill_on_your_checkpoint", learned(tab))
-                run(tab, "compare")
-                thumbnail(templates, "compare", beside(tab))
-                run(tab, "use_a_shared_file")
+                thumbnail(templates, "1 Quick start", divided(tab))
+                run(tab, "2 Distill on your checkpoint")
+                thumbnail(templates, "2 Distill on your checkpoint", learned(tab))
+                run(tab, "5 Compare")
+                thumbnail(templates, "5 Compare", beside(tab))
+                run(tab, "3 Use a shared file")
                 shoot(tab, LOAD, readme / "page_load.png")
-                thumbnail(templates, "use_a_shared_file", made(tab))
-                run(tab, "ksampler_only")
-                thumbnail(templates, "ksampler_only", made(tab))
+                thumbnail(templates, "3 Use a shared file", made(tab))
+                run(tab, "4 KSampler alone")
+                thumbnail(templates, "4 KSampler alone", made(tab))
                 assert tab.complaints == [], tab.complaints
         finally:
             server.close()
@@ -55,7 +55,7 @@ def quick_start(tab: ComfyPage, folder: Path) -> None:
         tab.wait_points(2)
         shoot(tab, DISTILL, folder / "page_running.png")
 
-    run(tab, "quick_start", running)
+    run(tab, "1 Quick start", running)
     shoot(tab, DISTILL, folder / "page_result.png")
     shoot(tab, COMPARE, folder / "page_compare.png")
 

@@ -45,7 +45,8 @@ def test_nodes_and_panels_speak_the_language(browser: ComfyPage, language: str) 
     browser.name = language
     browser.open(vue=language == "zh", locale=language)
     give_glyphs(browser.page, language)
-    words = "".join(set((ROOT / "web" / "page" / "texts.mjs").read_text(encoding="utf-8")))
+    said = [(ROOT / "web" / "page" / name).read_text(encoding="utf-8") for name in ("texts.mjs", "reasons.mjs")]
+    words = "".join(set("".join(said)))
     wait_for_glyphs(browser.page, words)
     pictures(browser)
     title, steps, error = SAID[language]

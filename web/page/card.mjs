@@ -3,6 +3,7 @@ import { api } from "../../../scripts/api.js";
 import { drawChart } from "./charts.mjs";
 import { breakable, choices, el, short } from "./elements.mjs";
 import { exportAddress } from "./files.mjs";
+import { reasons } from "./reasons.mjs";
 import { say } from "./texts.mjs";
 
 /** How much closer a sampler comes than it did before anything was learned, in one sentence. */
@@ -30,8 +31,8 @@ function errorWords({ report }) {
 
 function warnings(match) {
   const lines = [];
-  if (match?.hard?.length) lines.push(el("p", { class: "dode-misfit", role: "alert", text: `⚠ ${say("misfit", { why: match.hard.join("; ") })}` }));
-  if (match?.soft?.length) lines.push(el("p", { class: "dode-warning", role: "note", text: `⚠ ${say("loose", { why: match.soft.join("; ") })}` }));
+  if (match?.hard?.length) lines.push(el("p", { class: "dode-misfit", role: "alert", text: `⚠ ${say("misfit", { why: reasons(match.hard) })}` }));
+  if (match?.soft?.length) lines.push(el("p", { class: "dode-warning", role: "note", text: `⚠ ${say("loose", { why: reasons(match.soft) })}` }));
   return lines;
 }
 

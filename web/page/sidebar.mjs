@@ -3,6 +3,7 @@ import { app } from "../../../scripts/app.js";
 import { theCheckpoint } from "./checkpoint.mjs";
 import { breakable, el, short } from "./elements.mjs";
 import { deleteFile, ENDING, exportAddress, importFile, listFiles, refreshLists, renameFile, restoreFile, useFile } from "./files.mjs";
+import { reasons } from "./reasons.mjs";
 import { say } from "./texts.mjs";
 
 const MARKS = { yes: "✓", perhaps: "≈", no: "✗" };
@@ -81,7 +82,7 @@ function show(place) {
           file.bytes && say("kilobytes", { n: short(file.bytes / 1024, 2) }),
           file.modified && new Date(1000 * file.modified).toLocaleDateString(),
         ].filter(Boolean);
-    const mark = file.fits ? el("span", { class: `dode-mark dode-fits-${file.fits}`, title: file.why?.join("; ") || say("fits_this"), text: MARKS[file.fits] }) : null;
+    const mark = file.fits ? el("span", { class: `dode-mark dode-fits-${file.fits}`, title: reasons(file.why) || say("fits_this"), text: MARKS[file.fits] }) : null;
     const item = el("li", {}, el("div", { class: "dode-file" }, mark, el("strong", {}, breakable(file.name))), el("p", { class: file.error ? "dode-misfit" : "dode-quiet", text: facts.join(" · ") }));
     const actions = [];
     if (!file.error) {

@@ -451,13 +451,14 @@ const TEXTS = {
   },
 };
 
-function language() {
-  const chosen = app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en";
-  return TEXTS[chosen] ?? TEXTS[String(chosen).split("-")[0]] ?? TEXTS.en;
+/** The language that the panels speak. */
+export function locale() {
+  const chosen = String(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en");
+  return [chosen, chosen.split("-")[0]].find((each) => each in TEXTS) ?? "en";
 }
 
 /** A text in the language of the page. */
 export function say(key, values = {}) {
-  const text = language()[key] ?? TEXTS.en[key] ?? key;
+  const text = TEXTS[locale()][key] ?? TEXTS.en[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
