@@ -98,44 +98,6 @@ def test_distill_writes_an_entry_for_each_number_of_evaluations(file: Path) -> N
         assert entry.model.name == SPEC
 
 
-QUICK = [
-    "--mode",
-    "paper",
-    "--method",
-    "euler",
-    "--evaluations",
-    "3",
-    "--samples",
-    "4",
-    "--substeps",
-    "2",
-    "--licence",
-    "CC0-1.0",
-]
-
-
-def test_what_was_fitted_is_not_lost_to_what_happened_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The name was taken while it ran, or the folder is none any more."""
-    monkeypatch.setattr("dode.cli.commands._refuse_existing", lambda options: None)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "taken.safetensors").write_bytes(b"somebody's")
-    assert main(["distill", str(tmp_path / "taken.safetensors"), *OPTIONS, *QUICK]) == 0
-    assert (tmp_path / "taken.safetensors").read_bytes() == b"somebody's"
-    content = load_parameters(tmp_path / "taken_00002.safetensors")
-    assert (len(content.entries), content.licence) == (1, "CC0-1.0")
-    assert f"Saved as {tmp_path / 'taken_00002.safetensors'}" in capsys.readouterr().out
-
-    (tmp_path / "gone").write_bytes(b"no folder")
-    for more in ([], ["--overwrite"]):
-        assert main(["distill", str(tmp_path / "gone" / "mine.safetensors"), *OPTIONS, *QUICK, *more]) == 0
-        said = capsys.readouterr().out
-        assert "could not be written" in said
-        assert f"Saved as {tmp_path / 'temporary'}" in said
-    assert len(list((tmp_path / "temporary").glob("mine*.safetensors"))) == 2
-
-
 def test_without_guard_every_correction_stays(tmp_path: Path) -> None:
     """On few samples the guard has something to drop; the published fit keeps it, and the recipe says which it was."""
     few = [*OPTIONS, "--mode", "paper", "--method", "D-iPNDM", "--evaluations", "5", "--samples", "4", "--substeps", "4"]

@@ -12,6 +12,7 @@ from dode import Entry, ModelInfo, ParameterFile, load_parameters, save_paramete
 from dode.__main__ import main
 from dode.cli import commands
 from dode.errors import ParameterFileError
+from dode.files import library
 from tests.test_cli import OPTIONS
 
 GUIDED = ["--model", "tests.test_cli:GuidedRing"]
@@ -83,7 +84,7 @@ def test_a_file_says_who_made_it_of_what_and_how_and_nothing_else(file: Path, ca
     assert content.workflow == {}
     assert main(["info", str(file)]) == 0
     shown = capsys.readouterr().out
-    assert "recipe    tool python -m dode distill; mode balanced" in shown
+    assert "Recipe: tool python -m dode distill; mode balanced" in shown
 
 
 @pytest.mark.parametrize("made", ["file", "paper"])
@@ -193,20 +194,28 @@ def test_a_name_that_is_taken_during_the_fit_stays_and_so_does_the_fit(
     assert main(["distill", str(path), *OPTIONS, "--mode", "paper", "--samples", "8"]) == 0
     assert path.read_text() == "mine"
     assert len(load_parameters(tmp_path / "a_00002.safetensors").entries) == 1
-    assert "a_00002.safetensors instead" in capsys.readouterr().err
+    assert f"Saved as {tmp_path / 'a_00002.safetensors'}" in capsys.readouterr().out
 
 
 def test_a_disk_that_fails_during_the_fit_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: Any, **__: Any) -> Path:
-        raise ParameterFileError("the disk is full.")
+    real = library.save_numbered
 
-    monkeypatch.setattr(commands, "save_parameters", full)
+    def full(path: Path, *more: Any) -> Path:
+        if path.parent == tmp_path:
+            raise ParameterFileError("the disk is full.")
+        return real(path, *more)
+
+    monkeypatch.setattr(library, "save_numbered", full)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "elsewhere"))
-    assert main(["distill", str(tmp_path / "a.safetensors"), *OPTIONS, "--mode", "paper", "--samples", "8"]) == 0
+    command = ["distill", str(tmp_path / "a.safetensors"), *OPTIONS, "--mode", "paper", "--samples", "8"]
+    assert main(command) == 0
     assert len(load_parameters(tmp_path / "elsewhere" / "a.safetensors").entries) == 1
-    assert "the disk is full" in capsys.readouterr().err
+    assert f"the disk is full. Saved as {tmp_path / 'elsewhere'}" in capsys.readouterr().out
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert main(command) == 1
+    assert "NOT SAVED: the disk is full." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
