@@ -57,14 +57,14 @@ def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged |
     def body(inside: Inside) -> None:
         tableaus = [start_of(entry).tableau(), entry.parameters.tableau()]
         tableaus += [_reference(entry, low, high)] if judged is None else []
-        planned, done = len(held) * sum(tableau.evaluations for tableau in tableaus), 0
+        whole, done = len(held) * sum(tableau.evaluations for tableau in tableaus), 0
 
         def one(index: Tensor, tableau: Tableau) -> Tensor:
             def denoiser(x: Tensor, sigma: Tensor) -> Any:
                 nonlocal done
                 output = inside.denoiser(x.to(inside.device), sigma.to(inside.device), index)
                 done += 1
-                progress(STAGE, done, planned)
+                progress(STAGE, done, whole)
                 return output
 
             start = inside.start(inside.noise[index], tableau.sigma).to(inside.device)
