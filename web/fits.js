@@ -21,7 +21,9 @@ function marks(node) {
     if (asked !== checkpoint) return;
     said = new Map(files.map((file) => [file.name, file]));
     widget.options = { ...widget.options }; // newer pages draw a closed list anew for other options, not for other labels
-    node.widgets.push(node.widgets.pop()); // older ones where the list of widgets was touched
+    const chosen = widget.value; // older ones for another value
+    widget.value = "";
+    widget.value = chosen;
     node.graph?.setDirtyCanvas?.(true, true);
   }
 
