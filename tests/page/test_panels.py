@@ -87,7 +87,7 @@ def test_a_refined_fit_shows_its_stages_and_channels(tab: ComfyPage, look: Look)
     tab.shoot(f"refining-{look.name}")
     tab.wait_done()
     seen = tab.progress()
-    assert seen[0]["stages"] == ["Teacher", "Search", "Refine", "Check", "Compare"]
+    assert seen[0]["stages"] == ["Teacher", "Search", "Refine", "Check", "Compare", "Pictures"]
     for state in seen:
         assert set(state["done"]) <= set(state["stages"][: state["stages"].index(state["stage"])]), "nothing later is done"
     panel = tab.panel(DISTILL)
@@ -290,9 +290,9 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
         tab.page.keyboard.press("ArrowRight")
     assert panel.query_selector(".dode-stage").evaluate("(stage) => stage.style.getPropertyValue('--part')") == "70%"
     fits(tab, COMPARE)
-    panel.query_selector("button:has-text('›')").click()
+    panel.query_selector("button:has-text('›')").press("Enter")
     assert "Picture 2 of 2" in panel.inner_text()
-    panel.query_selector("button:has-text('Side by side')").click()
+    panel.query_selector("button:has-text('Side by side')").press("Enter")
     assert len(panel.query_selector_all("img")) == 3
     assert "reference (heun)" in panel.inner_text()
     tab.look(COMPARE)
@@ -302,10 +302,10 @@ def test_compare_divides_flickers_and_lies_side_by_side(tab: ComfyPage, look: Lo
     tab.page.get_by_text("The picture is gone").wait_for()
     tab.complaints.clear()  # the browser's, of the pictures that are not there
     tab.shoot(f"gone-{look.name}")
-    panel.query_selector("button:has-text('Flicker')").click()
+    panel.query_selector("button:has-text('Flicker')").press("Enter")
     tab.page.wait_for_function("() => document.querySelector('.dode-stage.dode-first')")
     tab.page.wait_for_function("() => document.querySelector('.dode-stage:not(.dode-first)')")
-    panel.query_selector("button:has-text('Pause')").click()
+    panel.query_selector("button:has-text('Pause')").press("Enter")
     assert "Go on" in panel.inner_text()
 
 
