@@ -7,7 +7,7 @@ nothing of theirs is replaced.
 import json
 import logging
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dode.files.choice import Choice, Part, choose, in_reach, part_of
 from dode.files.compatibility import compare
+from dode.files.parameter_file import Entry
 from dode.files.words import no_levels, none_fit, summary, warnings
 
 from . import library
@@ -152,11 +153,7 @@ def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
     """
     prediction, largest = prediction_of(model_sampling), float(model_sampling.sigma_max)
     question = ("scheduler", prediction, largest, steps)
-    known = sorted(library.entries(), key=lambda named: bool(named[1].fitted_on))
-    generic = takes_generic()
-    for name, entry in known:
-        if entry.fitted_on and not generic:
-            break
+    for name, entry in _own_first():
         grid, kind = entry.parameters.sigmas, entry.model.prediction
         if len(grid) - 1 == steps and grid[-1] == 0 and kind in (prediction, "") and in_reach(entry, largest):
             _say(question, f"the scheduler uses the noise levels of {name} ({summary(entry)})")
@@ -166,6 +163,18 @@ def sigmas_dode(model_sampling: Any, steps: int) -> Tensor:
             return torch.tensor(grid, dtype=torch.float32)
     _say(question, no_levels(steps), _fallback_scheduler(model_sampling))
     return _usual(model_sampling, Part(steps, 0, steps))
+
+
+def _own_first() -> Iterator[tuple[str, Entry]]:
+    """The library's entries, newest file first; those for any model after all others, if the setting takes them."""
+    for_any: list[tuple[str, Entry]] = []
+    for name, entry in library.entries():
+        if entry.fitted_on:
+            for_any.append((name, entry))
+        else:
+            yield name, entry
+    if takes_generic():
+        yield from for_any
 
 
 def _usual(model_sampling: Any, part: Part) -> Tensor:

@@ -54,7 +54,7 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
     stop gets no comparison either.
     """
     if progress.stop():
-        progress.skip()
+        progress.finish()
         return None
     sampling = task.model.get_model_object("model_sampling")
     coordinate = coordinate_of(prediction_of(sampling))
@@ -63,7 +63,7 @@ def measure(task: Task, entry: Entry, progress: Progress, judged: Judged | None 
     # A part of a trajectory; but a fit that has its judges is one of the whole, wherever its first noise level has moved.
     part = judged is None and (sigmas[-1] != 0 or sigmas[0] > high * 1.001 or sigmas[0] < high / 2)
     if report is None or part:
-        progress.skip()
+        progress.finish()
         return None
     scheduler = FALLBACK_SCHEDULER_FLOW if coordinate == "flow" else FALLBACK_SCHEDULER
     calculate = feature("comfy.samplers:calculate_sigmas")

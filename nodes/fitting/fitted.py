@@ -52,5 +52,5 @@ def fit(settings: Settings, keep: Keep, place: Place, shown: bool = True) -> Fit
         ends = held_out_ends(task, made.entries[0], made.progress, made.judged)
     else:
         ends = None
-        made.progress.skip()
+        made.progress.finish()
     return Fitted(made, worth, len(settings.prompts), time.monotonic() - started, ends)

@@ -46,7 +46,7 @@ def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged |
     """Sample the first held-out samples without and with what was learned; the reference is the teacher's, run anew where the
     fit has not kept where it ended. None where the fit was stopped or this cannot be done, which the log says."""
     if progress.stop() or entry.parameters.base().sigmas[-1] != 0:
-        progress.skip()
+        progress.finish()
         return None
     held = torch.tensor(held_out_samples(task, judged)[:_COUNT])
     sampling = task.model.get_model_object("model_sampling")

@@ -32,7 +32,7 @@ class Ledger:
         return True
 
     def finish(self) -> None:
-        """The part at the front is done, perhaps with fewer than planned."""
+        """The part at the front is done, perhaps with fewer than planned, or with none."""
         self.spent.update(self._done)
         self._done = {}
         del self._parts[:1]
@@ -40,10 +40,6 @@ class Ledger:
     def drop_fits(self) -> None:
         """Of the fits only the one at the front will be done."""
         del self._parts[1 : len(self._parts) - self._later]
-
-    def skip(self) -> None:
-        """The part at the front will not be done."""
-        del self._parts[:1]
 
     @property
     def done(self) -> int:

@@ -95,17 +95,9 @@ class Progress:
         """The fits that have not begun will not come."""
         self.ledger.drop_fits()
 
-    def skip(self) -> None:
-        """What would come next does not."""
-        self.ledger.skip()
-        self._settle()
-
     def finish(self) -> None:
-        """A fit, or what came next, is done; after the last the bar is at its right end."""
+        """A fit, or what came next, is done or left out; after the last the bar is at its right end."""
         self.ledger.finish()
-        self._settle()
-
-    def _settle(self) -> None:
         self.bar.update_absolute(self.ledger.done, self.ledger.total)
 
     def _state(self, now: float) -> dict[str, Any]:
