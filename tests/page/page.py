@@ -144,9 +144,9 @@ class ComfyPage:
         )
         return handle.as_element()
 
-    def look(self, kind: str, zoom: float = 1.0) -> None:
-        """Bring a node into the middle of the view."""
-        self.page.evaluate(_LOOK, {"kind": kind, "zoom": zoom})
+    def look(self, kind: str, zoom: float = 1.0, top: bool = False) -> None:
+        """Bring a node into the middle of the view; with `top` its title near the top, where it stays if the node grows."""
+        self.page.evaluate(_LOOK, {"kind": kind, "zoom": zoom, "top": top})
         self.settle()
 
     def box(self, kind: str) -> tuple[float, float, float, float]:
@@ -245,7 +245,7 @@ _BOX = """(kind) => {
   return [left, top, node.size[0] * ds.scale, (node.size[1] + title) * ds.scale];
 }"""
 
-_LOOK = """({kind, zoom}) => {
+_LOOK = """({kind, zoom, top}) => {
   const node = app.rootGraph.nodes.find((n) => n.comfyClass === kind);
   const { canvas } = app, { ds } = canvas, area = canvas.canvas.getBoundingClientRect();
   ds.scale = zoom;
@@ -253,5 +253,6 @@ _LOOK = """({kind, zoom}) => {
   ds.offset[0] = -node.pos[0] + (area.width / zoom - node.size[0]) / 2;
   // What does not fit is shown from its end, where the panel is.
   ds.offset[1] = -node.pos[1] + (fits ? (area.height / zoom - node.size[1]) / 2 : (area.height - 50) / zoom - node.size[1]);
+  if (top) ds.offset[1] = -node.pos[1] + 150 / zoom;
   canvas.setDirty(true, true);
 }"""

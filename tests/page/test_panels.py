@@ -221,6 +221,7 @@ DROP = """({kind, name, bytes}) => {
   transfer.items.add(new File([new Uint8Array(bytes)], name));
   const x = at(0, 60), y = at(1, 12);
   const target = document.elementFromPoint(x, y);
+  if (!target) throw new Error(`the node's title is not in the view: ${x}, ${y}`);
   const event = { bubbles: true, cancelable: true, composed: true, clientX: x, clientY: y, dataTransfer: transfer };
   for (const type of ["dragenter", "dragover", "drop"]) target.dispatchEvent(new DragEvent(type, event));
 }"""
@@ -230,7 +231,7 @@ def test_files_come_in_by_drop_and_by_upload_and_go_out(tab: ComfyPage, look: Lo
     shared = tmp_path / f"from_a_friend_{look.name}.safetensors"
     dode.save_parameters(shared, dode.load_parameters(ROOT / "example_parameters" / EXAMPLE))
     tab.build(*loading(file=EXAMPLE))
-    tab.look(LOAD)
+    tab.look(LOAD, top=True)  # its panel grows when the file has been read; what is dropped is dropped below the title
     tab.page.evaluate(DROP, {"kind": LOAD, "name": shared.name, "bytes": list(shared.read_bytes())})
     tab.page.wait_for_function("() => document.querySelector('.dode-inner p[role=status]')?.textContent.startsWith('Imported')")
     content = asdict(dode.load_parameters(shared))
