@@ -37,6 +37,10 @@ class ParameterFileError(DodeError):
     """A parameter file that cannot be read or written."""
 
 
+class FileNameError(ParameterFileError):
+    """No name that a parameter file can have on every system."""
+
+
 class FormatError(ParameterFileError):
     """A file that is not a parameter file, or whose content breaks a rule of the format."""
 

@@ -1,6 +1,6 @@
 """Names of parameter files that every system can keep."""
 
-from dode.errors import ParameterFileError
+from dode.errors import FileNameError
 
 SUFFIX = ".safetensors"
 _MAX_NAME = 120
@@ -14,7 +14,7 @@ def checked_name(text: str) -> str:
     What one system keeps and another does not is refused on all, since files are shared and folders move.
 
     Raises:
-        ParameterFileError: it is no name; the message says why.
+        FileNameError: it is no name; the message says why.
 
     Example:
         >>> checked_name("mine/a.safetensors.safetensors")
@@ -25,7 +25,7 @@ def checked_name(text: str) -> str:
         stem = stem[: -len(SUFFIX)]
     problem = next(filter(None, map(_problem, stem.split("/"))), "" if len(stem) <= _MAX_NAME else "it is too long")
     if problem:
-        raise ParameterFileError(f"{text[:200]!r} is no name for a parameter file: {problem}.")
+        raise FileNameError(f"{text[:200]!r} is no name for a parameter file: {problem}.")
     return stem + SUFFIX
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dode.errors import DodeError, ParameterFileError
+from dode.errors import DodeError, FileNameError, ParameterFileError
 from dode.files.file_name import checked_name
 from dode.files.parameter_file import Entry, ParameterFile, load_parameters, save_numbered, save_parameters
 
@@ -78,14 +78,14 @@ def target_of(name: str, folder: Path) -> Path:
     """The file in a folder that a name stands for, taken or not.
 
     Raises:
-        ParameterFileError: it is no name, or leads out of the folder.
+        FileNameError: it is no name, or leads out of the folder.
     """
     try:
         target = folder / checked_name(name)
-    except ParameterFileError as error:
-        raise ParameterFileError(f"{error} Use a plain name, with / for subfolders of {folder}.") from error
+    except FileNameError as error:
+        raise FileNameError(f"{error} Use a plain name, with / for subfolders of {folder}.") from error
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise ParameterFileError(f"{name!r} is no name for a parameter file: it leads out of {folder}.")
+        raise FileNameError(f"{name!r} is no name for a parameter file: it leads out of {folder}.")
     return target
 
 

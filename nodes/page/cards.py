@@ -5,11 +5,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dode.charts import Chart, charts_of
+from dode.errors import DodeError
 from dode.files.compatibility import Match
 from dode.files.parameter_file import Entry, ParameterFile
 from dode.files.words import details, gain, summary
 from dode.fit.equivalent_steps import MOST, StepsSaved
 from dode.recipe import start_of
+
+from .. import library
 
 
 def short_card(entry: Entry) -> dict[str, Any]:
@@ -31,6 +34,11 @@ def differences(match: Match) -> list[dict[str, str]]:
     """What differs from the model at hand: in English words, and what the page needs to say it in others."""
     names = ("verdict", "key", "ours", "theirs", "words")
     return [{name: getattr(each, name) for name in names} for each in match.differences]
+
+
+def problem(error: DodeError) -> dict[str, str]:
+    """An error: its kind, which the page has words for in its languages, and what it says in English, without folders."""
+    return {"kind": type(error).__name__, "error": library.without_folders(str(error))}
 
 
 def entry_card(entry: Entry, match: Match | None = None, worth: StepsSaved | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 from threading import Lock
 
-from dode.errors import DodeError, ParameterFileError
+from dode.errors import DodeError, FileExistsAlready, ParameterFileError
 from dode.files.atomic_write import move
 from dode.files.library import target_of
 
@@ -19,6 +19,10 @@ _lock = Lock()
 
 class FixedFile(ParameterFileError):
     """A file that lies where this pack changes nothing."""
+
+
+class NothingToUndo(ParameterFileError):
+    """What is to be brought back is not known, or is back already."""
 
 
 def is_own(name: str) -> bool:
@@ -63,12 +67,12 @@ def restore(word: str) -> str | None:
     """Undo ``delete``; returns the name that the library lists, with a number where its old one was taken meanwhile.
 
     Raises:
-        ParameterFileError: there is nothing to undo, or it cannot be.
+        NothingToUndo, ParameterFileError: there is nothing to bring back, or it cannot be.
     """
     with _lock:
         kept, path = _deleted.pop(word, (None, None))
     if kept is None or path is None:
-        raise ParameterFileError(f"There is nothing to bring back. What was deleted before a restart lies in {TRASH}.")
+        raise NothingToUndo(f"There is nothing to bring back. What was deleted before a restart lies in {TRASH}.")
     try:
         target, number = path, 1
         while target.exists():
@@ -96,6 +100,6 @@ def _move(path: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         move(path, target)
     except FileExistsError as error:
-        raise ParameterFileError(f"There is a file {target.name} already. Choose another name.") from error
+        raise FileExistsAlready(f"There is a file {target.name} already. Choose another name.") from error
     except OSError as error:
         raise ParameterFileError(f"{path.name} could not be moved: {error.strerror or error}.") from error

@@ -11,7 +11,7 @@ from .. import library
 from ..host import feature
 from ..host.checkpoints import info_of
 from . import library_changes
-from .cards import differences, short_card
+from .cards import differences, problem, short_card
 
 PATH = "/dode/library"
 
@@ -42,8 +42,7 @@ def _file(name: str, model: ModelInfo | None) -> dict[str, Any]:
     try:
         content = library.load(name)
     except DodeError as error:
-        said = {"error": library.without_folders(str(error)), "fits": "no", "entries": []}
-        return {"name": name, "own": library_changes.is_own(name), **said}
+        return {"name": name, "own": library_changes.is_own(name), **problem(error), "fits": "no", "entries": []}
     entries = [_entry(entry, model) for entry in content.entries]
     fits = [entry["fits"] for entry in entries]
     words = {key: getattr(content, key) for key in ("author", "licence", "notes", "software")}

@@ -16,18 +16,18 @@ from ..fitting.progress import Place
 from ..fitting.stopping import ask_to_stop
 from ..host import feature, folder_paths
 from . import library_changes
-from .cards import file_card
+from .cards import file_card, problem
 
 web: Any = feature("aiohttp.web")
 _CONTENT = "application/octet-stream"
 
 
 class _Refused(Exception):
-    """A request that is not carried out: an HTTP status and what to do instead."""
+    """A request that is not carried out: an HTTP status and what to do instead. What the page itself can ask has a kind."""
 
-    def __init__(self, status: int, message: str):
+    def __init__(self, status: int, message: str, kind: str = ""):
         super().__init__(message)
-        self.status = status
+        self.status, self.kind = status, kind
 
 
 def register() -> None:
@@ -51,9 +51,9 @@ def _answering(handler: Any) -> Any:
         try:
             return await handler(request)
         except _Refused as refused:
-            return web.json_response({"error": str(refused)}, status=refused.status)
+            return web.json_response({"error": str(refused), "kind": refused.kind}, status=refused.status)
         except DodeError as error:
-            return web.json_response({"error": library.without_folders(str(error))}, status=422)
+            return web.json_response(problem(error), status=422)
 
     return answer
 
@@ -75,7 +75,7 @@ async def _download(request: Any) -> Any:
 def _known(name: str) -> str:
     """A name of the library's own list, so that no path is ever followed."""
     if name not in library.names():
-        raise _Refused(404, f"There is no parameter file {name!r}. Press R to refresh the list.")
+        raise _Refused(404, f"There is no parameter file {name!r}. Press R to refresh the list.", "NoSuchFile")
     return name
 
 
@@ -106,7 +106,7 @@ async def _stop(request: Any) -> Any:
     _refuse_other_origins(request, "Fits are stopped")
     node = request.query.get("node", "")
     if not ask_to_stop(Place(node, request.query.get("workflow"))):
-        raise _Refused(404, f"No fit that could be stopped runs on node {node[:80]!r}; perhaps it has just ended.")
+        raise _Refused(404, f"No fit that could be stopped runs on node {node[:80]!r}; perhaps it has just ended.", "NoSuchFit")
     return web.json_response({"stopping": True})
 
 
@@ -155,7 +155,7 @@ def _refuse_other_origins(request: Any, what: str) -> None:
 async def _body(request: Any) -> bytes:
     """Never more of it than a parameter file may have, whatever its header says."""
     parts, size = [], 0
-    too_large = _Refused(413, f"A parameter file is at most {MAX_FILE_BYTES >> 20} MiB, this is larger.")
+    too_large = _Refused(413, f"A parameter file is at most {MAX_FILE_BYTES >> 20} MiB, this is larger.", "TooLarge")
     if (request.content_length or 0) > MAX_FILE_BYTES:
         raise too_large
     async for part in request.content.iter_chunked(1 << 16):

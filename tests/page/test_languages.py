@@ -1,6 +1,7 @@
 """The page in the three languages, and the help that it shows."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,24 @@ from tests.page.fonts import CARRIERS, give_glyphs, wait_for_glyphs
 from tests.page.graphs import EXAMPLE, LOAD, loading
 from tests.page.page import ComfyPage, browser_page
 
+CHOOSE = """(file) => {
+  const widget = app.rootGraph.nodes.find((n) => n.comfyClass === "DODELoad").widgets.find((w) => w.name === "file");
+  widget.value = file;
+  widget.callback(file);
+}"""
 SAID = {
     "zh": ("加载 D-ODE 参数", "6 步，6 次求值", "误差"),
     "ja": ("D-ODE パラメータを読み込む", "6 ステップ、評価 6 回", "誤差"),
+}
+
+
+WRONG = {
+    "zh": ("参数文件已损坏或不完整：broken.safetensors was not imported", "这些参数不能用在这里：", "没有这个参数文件。"),
+    "ja": (
+        "パラメータファイルが壊れているか、途中で切れています：broken.safetensors was not imported",
+        "このパラメータはここでは使えません：",
+        "そのパラメータファイルはありません。",
+    ),
 }
 
 
@@ -45,7 +61,7 @@ def test_nodes_and_panels_speak_the_language(browser: ComfyPage, language: str) 
     browser.name = language
     browser.open(vue=language == "zh", locale=language)
     give_glyphs(browser.page, language)
-    said = [(ROOT / "web" / "page" / name).read_text(encoding="utf-8") for name in ("texts.mjs", "reasons.mjs")]
+    said = [(ROOT / "web" / "page" / name).read_text(encoding="utf-8") for name in ("texts.mjs", "reasons.mjs", "problems.mjs")]
     words = "".join(set("".join(said)))
     wait_for_glyphs(browser.page, words)
     pictures(browser)
@@ -54,6 +70,27 @@ def test_nodes_and_panels_speak_the_language(browser: ComfyPage, language: str) 
     text = browser.panel(LOAD).inner_text()
     assert steps in text
     assert error in text
+
+
+@pytest.mark.parametrize("language", list(WRONG))
+def test_what_went_wrong_is_said_in_the_language(browser: ComfyPage, language: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes((ROOT / "example_parameters" / EXAMPLE).read_bytes()[:-9])
+    browser.open(vue=language == "ja", locale=language)
+    browser.build(*loading(file=EXAMPLE, steps=9))
+    browser.settle()
+    imported, ran, gone = WRONG[language]
+    panel = browser.panel(LOAD)
+    places = "[...panel.querySelectorAll('[role=status], [role=alert]')]"
+    said = f"([panel, words]) => {places}.some((place) => place.textContent.startsWith(words))"
+    with browser.expected_refusal():
+        panel.query_selector("input[type=file]").set_input_files(broken)
+        browser.page.wait_for_function(said, arg=[panel, imported])
+    browser.run()
+    browser.page.wait_for_function(said, arg=[panel, ran])
+    with browser.expected_refusal(404):
+        browser.page.evaluate(CHOOSE, "gone.safetensors")
+        browser.page.wait_for_function(said, arg=[panel, gone])
 
 
 @pytest.mark.parametrize("language", list(HELP))

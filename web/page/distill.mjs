@@ -5,6 +5,7 @@ import { progressChart } from "./charts.mjs";
 import { addPlace, breakable, el, short } from "./elements.mjs";
 import { knobs } from "./knobs.mjs";
 import { held } from "./pictures.mjs";
+import { problem, problemOf } from "./problems.mjs";
 import { shareButtons } from "./share.mjs";
 import { say } from "./texts.mjs";
 
@@ -32,16 +33,16 @@ function stopButton() {
     show(true);
     said.hidden = true;
     const query = new URLSearchParams(Object.entries(place).filter(([, value]) => value)); // what names no workflow runs in none
-    let problem;
+    let refused;
     try {
       const answer = await api.fetchApi(`/dode/stop?${query}`, { method: "POST" });
-      problem = answer.ok ? null : ((await answer.json().catch(() => null))?.error ?? answer.statusText);
+      refused = answer.ok ? null : (problemOf(await answer.json().catch(() => null)) ?? answer.statusText);
     } catch (error) {
-      problem = error.message;
+      refused = error.message;
     }
-    if (!problem) return;
+    if (!refused) return;
     show(false);
-    said.textContent = problem;
+    said.textContent = refused;
     said.hidden = false;
   }
   return {
@@ -128,7 +129,7 @@ export function distillPanel(node) {
       if (result.file) node.properties.dode_file = result.file;
       else delete node.properties.dode_file;
       const lost = result.problem && !result.file;
-      const where = result.problem ?? (result.file ? say(result.reused ? "reused" : "saved", { file: result.path ?? result.file }) : say("not_saved"));
+      const where = result.problem ? problem("NotSaved", result.problem) : result.file ? say(result.reused ? "reused" : "saved", { file: result.path ?? result.file }) : say("not_saved");
       const path = el("p", { class: lost ? "dode-misfit" : "dode-path", role: lost ? "alert" : null }, breakable(where));
       const cost = result.seconds === undefined ? null : el("p", { class: "dode-quiet", text: [say("cost", { ...result, seconds: Math.round(result.seconds) }), result.prompts > 1 && say("prompts", { n: result.prompts })].filter(Boolean).join(" · ") });
       const actions = result.file ? el("div", { class: "dode-actions" }, downloadLink(result.file), shareButtons(result.file, index, () => place.element)) : null;
@@ -137,7 +138,7 @@ export function distillPanel(node) {
     failed(detail) {
       live = null;
       panel.filled = true;
-      const message = detail?.exception_message;
+      const message = detail?.exception_message && problem(detail.exception_type, detail.exception_message);
       put(el("p", { class: message ? "dode-misfit" : "dode-quiet", role: "alert", text: message ? say("failed", { message }) : say("stopped") }));
     },
     async nothing() {

@@ -2,6 +2,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { rootGraph } from "./graph.mjs";
+import { problemOf } from "./problems.mjs";
 import { say } from "./texts.mjs";
 
 const MOST_BYTES = 2 * 1024 * 1024; // the server checks it too
@@ -11,7 +12,7 @@ export const ENDING = ".safetensors";
 async function asked(path, options) {
   const answer = await api.fetchApi(path, options);
   const result = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(result.error ?? answer.statusText);
+  if (!answer.ok) throw new Error(problemOf(result) ?? answer.statusText);
   return result;
 }
 

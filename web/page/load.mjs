@@ -2,6 +2,7 @@
 import { card, cardOf, downloadLink } from "./card.mjs";
 import { addPlace, el } from "./elements.mjs";
 import { ENDING, importFile, refreshLists } from "./files.mjs";
+import { problem, problemOf } from "./problems.mjs";
 import { shareButtons } from "./share.mjs";
 import { say } from "./texts.mjs";
 
@@ -40,7 +41,7 @@ export function loadPanel(node) {
     const data = ran?.file === widget.value ? { ...shown, entries: ran.entries } : shown;
     const actions = el("div", { class: "dode-actions" }, importButton, picker, shown?.entries ? [downloadLink(widget.value), ...shareButtons(widget.value, Math.min(chosen, shown.entries.length - 1), () => place.element)] : null);
     const body = data?.entries ? card(data, Math.min(chosen, data.entries.length - 1), (i) => ((chosen = i), draw())) : [];
-    place.put(...body, data?.error ? el("p", { class: "dode-misfit", role: "alert", text: data.error }) : null, actions, status);
+    place.put(...body, data?.error ? el("p", { class: "dode-misfit", role: "alert", text: problemOf(data) }) : null, actions, status);
   }
 
   async function refresh() {
@@ -102,7 +103,7 @@ export function loadPanel(node) {
       else refresh().then(() => ((ran = result), draw()));
     },
     failed(detail) {
-      if (detail?.exception_message) tell(detail.exception_message, true);
+      if (detail?.exception_message) tell(problem(detail.exception_type, detail.exception_message), true);
     },
   };
 }

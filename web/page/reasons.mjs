@@ -1,5 +1,5 @@
 // Why a file does not fit a model, or may not: the server says it in English, and this in the other languages of the page.
-import { locale } from "./texts.mjs";
+import { locale, withValues } from "./texts.mjs";
 
 const REASONS = {
   zh: {
@@ -31,7 +31,7 @@ const REASONS = {
 /** A difference in words. Results of earlier versions, which a workflow may still hold, are words already. */
 export function reason(difference) {
   const text = REASONS[locale()]?.[difference.key];
-  return text ? text.replace(/\{(\w+)\}/g, (_, name) => difference[name]) : (difference.words ?? difference);
+  return text ? withValues(text, difference) : (difference.words ?? difference);
 }
 
 /** Several in one line. */

@@ -1,6 +1,7 @@
 // What people give along with a file: its recipe as text, and a card as a picture. The file itself stays what it is.
 import { cardOf } from "./card.mjs";
 import { el } from "./elements.mjs";
+import { problemOf } from "./problems.mjs";
 import { say } from "./texts.mjs";
 
 const [WIDTH, HEIGHT, EDGE] = [1200, 630, 48];
@@ -39,7 +40,7 @@ async function copyText(text) {
 
 async function recipeOf(file, index) {
   const card = await cardOf(file);
-  if (!card.entries?.[index]) throw new Error(card.error ?? say("nothing_found"));
+  if (!card.entries?.[index]) throw new Error(problemOf(card) ?? say("nothing_found"));
   return `${file}\n${card.entries[index].text}`;
 }
 

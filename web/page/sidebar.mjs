@@ -3,6 +3,7 @@ import { app } from "../../../scripts/app.js";
 import { theCheckpoint } from "./checkpoint.mjs";
 import { breakable, el, short } from "./elements.mjs";
 import { deleteFile, ENDING, exportAddress, importFile, listFiles, refreshLists, renameFile, restoreFile, useFile } from "./files.mjs";
+import { problemOf } from "./problems.mjs";
 import { reasons } from "./reasons.mjs";
 import { say } from "./texts.mjs";
 
@@ -73,7 +74,7 @@ function show(place) {
     const of = (text) => [...new Set(entries.map(text).filter((part) => part !== null && part !== undefined))];
     const gains = entries.filter((entry) => entry.error_base > 0).map((entry) => Math.round(100 * (1 - entry.error_distilled / entry.error_base)));
     const facts = file.error
-      ? [file.error]
+      ? [problemOf(file)]
       : [
           say("for_model", { model: first?.model.name || first?.model.family || say("any_model") }),
           say("some_steps", { n: of((entry) => entry.steps).join(say("comma")) }),

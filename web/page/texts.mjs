@@ -457,8 +457,8 @@ export function locale() {
   return [chosen, chosen.split("-")[0]].find((each) => each in TEXTS) ?? "en";
 }
 
+/** A text with its values in place of their names. */
+export const withValues = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+
 /** A text in the language of the page. */
-export function say(key, values = {}) {
-  const text = TEXTS[locale()][key] ?? TEXTS.en[key] ?? key;
-  return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
-}
+export const say = (key, values = {}) => withValues(TEXTS[locale()][key] ?? TEXTS.en[key] ?? key, values);
