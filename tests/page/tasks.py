@@ -95,7 +95,7 @@ def why_not(person: Person) -> None:
     page.get_by_role("button", name="Toggle Bottom Panel").click()
 
 
-def judge(person: Person, file: Path) -> None:
+def judge(person: Person) -> None:
     """Import a file from somebody else, and see for what it is and what it is worth."""
     page = person.tab.page
     tab = page.get_by_role("button", name="Distilled samplers")
@@ -114,7 +114,7 @@ def judge(person: Person, file: Path) -> None:
     with page.expect_file_chooser() as chooser:
         person.click("Import", button)
     person.done.append("choose the file")
-    chooser.value.set_files(file)
+    chooser.value.set_files(person.tab.server.base / STRANGERS)
     place.get_by_text(STRANGERS.removesuffix(".safetensors")).first.wait_for()
     place.get_by_text("24 % closer").first.wait_for()
 
@@ -137,19 +137,21 @@ def undo(person: Person) -> None:
     assert not [path for folder in folders for path in folder.glob("*.safetensors")]
 
 
+TASKS: tuple[Callable[[Person], None], ...] = (first_fit, in_ksampler, why_not, judge, undo)
+
+
 def counts(pack: Path, base: Path) -> dict[str, list[str] | str]:
     """What each task took: what was done, or why it cannot be done. The pack is the one in the folder."""
     (entry,) = dode.load_parameters(ROOT / "example_parameters" / "demo_model_6_steps.safetensors").entries
-    dode.save_parameters(base / STRANGERS, [entry])
-    server = ComfyServer(comfyui_dir(), base / "host", [pack])
-    tasks: list[Callable[[Person], None]] = [first_fit, in_ksampler, why_not, lambda p: judge(p, base / STRANGERS), undo]
+    server = ComfyServer(comfyui_dir(), base, [pack])
     found: dict[str, list[str] | str] = {}
     try:
+        dode.save_parameters(server.base / STRANGERS, [entry])
         with browser_page(server, width=1500, height=1100) as tab:
             tab.open(vue=True)
-            for task, name in zip(tasks, (first_fit, in_ksampler, why_not, judge, undo), strict=True):
+            for task in TASKS:
                 person = Person(tab)
-                words = (name.__doc__ or "").partition("\n")[0]
+                words = (task.__doc__ or "").partition("\n")[0]
                 try:
                     task(person)
                     found[words] = person.done
