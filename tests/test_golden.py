@@ -23,7 +23,7 @@ CASES = [
     for order in (stock.orders or method.convergence)
     for coordinate in stock.coordinates
 ]
-STEPS = range(1, 21)
+STEPS = (*range(1, 9), 13, 20)  # a history is at most four outputs long: each number up to twice that, and two more
 MODEL_STEPS = (1, 2, 3, 5, 8, 13, 20)
 
 

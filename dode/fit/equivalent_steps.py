@@ -22,7 +22,7 @@ REFERENCE_STEPS = 60  # of the reference at least
 MOST = 40  # steps of the plain solver that are tried
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepsSaved:
     """What was measured. Errors are RMS distances to the reference over all elements of the samples.
 
@@ -33,6 +33,7 @@ class StepsSaved:
         method: the plain solver it is compared with.
         steps: the fewest steps with which the plain solver comes as close at the end; None where ``MOST`` are too few.
         error: of the plain solver with that many steps, or with ``MOST``.
+        ends: where the reference ends, (samples, …).
     """
 
     samples: int
@@ -41,6 +42,7 @@ class StepsSaved:
     method: str
     steps: int | None
     error: float
+    ends: Tensor
 
 
 def steps_saved(
@@ -101,7 +103,7 @@ def steps_saved(
         with torch.no_grad():
             model.enter(STAGE, 0)
             steps, error = _fewest(plain, goal, len(parameters.sigmas) - 1)
-        return StepsSaved(len(noise), (), (), method, steps, error)
+        return StepsSaved(len(noise), (), (), method, steps, error, ends)
     with torch.no_grad():
         guess = fine.evaluations + 2 * base.evaluations + 6 * 2 * len(distilled.sigmas)
         model.enter(STAGE, guess * len(noise))
@@ -110,7 +112,7 @@ def steps_saved(
         ends = targets[-1]
         before, after = errors(base, targets), errors(distilled, targets)
         steps, error = _fewest(plain, after[-1], len(parameters.sigmas) - 1)
-    return StepsSaved(len(noise), before, after, method, steps, error)
+    return StepsSaved(len(noise), before, after, method, steps, error, ends)
 
 
 def _error(model: ModelCalls, tableau: Tableau, noise: Tensor, ends: Tensor, start: Start, batches: Sequence[Tensor]) -> float:

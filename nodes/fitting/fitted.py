@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dode.fit.equivalent_steps import StepsSaved
 
-from .equivalent_steps import measure
+from .equivalent_steps import held_out_samples, measure
 from .held_out_ends import Ends, held_out_ends
 from .progress import Place
 from .run import Keep, Made, run_paper, run_students
@@ -49,7 +49,8 @@ def fit(settings: Settings, keep: Keep, place: Place, shown: bool = True) -> Fit
             made = run_students(task, settings.students, made_of, keep, place, asked)
             worth = measure(task, made.entries[0], made.progress, made.judged)
     if shown:
-        ends = held_out_ends(task, made.entries[0], made.progress, made.judged)
+        known = made.judged or worth
+        ends = held_out_ends(task, made.entries[0], made.progress, held_out_samples(task, made.judged), known and known.ends)
     else:
         ends = None
         made.progress.finish()

@@ -1,5 +1,6 @@
 """Where two held-out samples end: undistilled, distilled, and with many steps. For the pictures on the node."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,18 +10,15 @@ from torch import Tensor
 from dode.coordinate import coordinate_of
 from dode.errors import DodeError
 from dode.files.parameter_file import Entry
-from dode.fit.equivalent_steps import REFERENCE_STEPS
 from dode.recipe import start_of
-from dode.report import Judged
+from dode.report import Report
 from dode.sampling import sample
 from dode.schedules import usual_schedule
 from dode.tableau import Tableau
-from dode.teacher import Teacher
 
 from ..host import log
 from ..host.latents import noise_and_empty, picture_in
 from ..host.model_info import prediction_of, sigma_range
-from .equivalent_steps import held_out_samples
 from .progress import Progress
 from .sampling_call import Inside, Task, run_inside, with_level
 
@@ -37,18 +35,26 @@ class Ends(NamedTuple):
     reference: Tensor
 
 
-def planned(steps: int, judged: bool) -> dict[str, int]:
-    """Roughly how many evaluations it takes, for the progress bar; ``judged``: the fit has kept where the reference ends."""
-    return {STAGE: _COUNT * (2 * steps + (0 if judged else REFERENCE_STEPS))}
+def planned(steps: int) -> dict[str, int]:
+    """How many evaluations it takes at least, for the progress bar."""
+    return {STAGE: _COUNT * 2 * steps}
 
 
-def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged | None = None) -> Ends | None:
-    """Sample the first held-out samples without and with what was learned; the reference is the teacher's, run anew where the
-    fit has not kept where it ended. None where the fit was stopped or this cannot be done, which the log says."""
-    if progress.stop() or entry.parameters.base().sigmas[-1] != 0:
+def held_out_ends(
+    task: Task, entry: Entry, progress: Progress, samples: Sequence[int], reference: Tensor | None = None
+) -> Ends | None:
+    """Sample the first held-out samples without and with what was learned. None where the fit was stopped or this cannot be
+    done, which the log says.
+
+    Args:
+        samples: the numbers of the held-out samples.
+        reference: where many steps end for them, if that is known; else the fit's teacher runs anew.
+    """
+    report = entry.report
+    if report is None or progress.stop() or entry.parameters.base().sigmas[-1] != 0:
         progress.finish()
         return None
-    held = torch.tensor(held_out_samples(task, judged)[:_COUNT])
+    held = torch.tensor(samples[:_COUNT])
     sampling = task.model.get_model_object("model_sampling")
     low, high = sigma_range(sampling)
     dense = usual_schedule(coordinate_of(prediction_of(sampling)), _DENSE, low, high).tolist()
@@ -56,7 +62,7 @@ def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged |
 
     def body(inside: Inside) -> None:
         tableaus = [start_of(entry).tableau(), entry.parameters.tableau()]
-        tableaus += [_reference(entry, low, high)] if judged is None else []
+        tableaus += [_teacher(report, entry, low)] if reference is None else []
         whole, done = len(held) * sum(tableau.evaluations for tableau in tableaus), 0
 
         def one(index: Tensor, tableau: Tableau) -> Tensor:
@@ -72,7 +78,7 @@ def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged |
 
         # One at a time: what fitted into memory while fitting may not with as many as two.
         ends = [torch.cat([one(index, tableau) for index in held.split(1)]) for tableau in tableaus]
-        ends += [] if judged is None else [judged.ends[: len(held)]]
+        ends += [] if reference is None else [reference[: len(held)].to(inside.noise)]
         noise, _ = noise_and_empty(task.model, task.latent, 1, task.seed)
         found.append(Ends(*(picture_in(end, noise) for end in ends)))
 
@@ -86,10 +92,6 @@ def held_out_ends(task: Task, entry: Entry, progress: Progress, judged: Judged |
     return found[0] if found else None
 
 
-def _reference(entry: Entry, low: float, high: float) -> Tableau:
-    """The teacher with as many steps as the comparison takes."""
-    report, levels = entry.report, entry.parameters.base().sigmas
-    levels = levels if levels[0] >= high * (1 - 1e-6) else (high, *levels)
-    substeps = -(-REFERENCE_STEPS // (len(levels) - 1))
-    teacher = Teacher(coordinate=entry.parameters.coordinate) if report is None else report.teacher
-    return Teacher(teacher.method, teacher.order, substeps, teacher.coordinate).tableau(levels, low)
+def _teacher(report: Report, entry: Entry, low: float) -> Tableau:
+    """What the sampler was fitted to: the teacher on the undistilled sampler's noise levels, from the same start."""
+    return report.teacher.tableau(entry.parameters.base().sigmas, low)

@@ -114,7 +114,7 @@ def run_paper(task: Task, sigmas: Tensor, settings: PaperFit, made_of: Recipe, k
 
 def _later(steps: int, samples: int, judged: bool) -> list[dict[str, int]]:
     """What comes after the fits, each as it is planned."""
-    return [planned_comparison(steps, samples, judged), planned_pictures(steps, judged)]
+    return [planned_comparison(steps, samples, judged), planned_pictures(steps)]
 
 
 def _teacher_levels(picked: Sequence[Choice], visited: Sequence[float], lowest: float) -> list[list[float]]:

@@ -50,6 +50,8 @@ def _unet(**more: Any) -> dict[str, Any]:
     return {**small, **more}
 
 
+# Attention where patches of it look for it, with the least and the most channels.
+_ONE_LEVEL = {"transformer_depth": [1, 0, 0], "transformer_depth_output": [1, 1, 0, 0, 0, 0]}
 # These have heads of 64 channels.
 _WIDE = _unet(use_linear_in_transformer=True, transformer_depth=[0, 1], transformer_depth_output=[0, 0, 1, 1])
 _WIDE |= {"channel_mult": (1, 2), "num_res_blocks": [1, 1]}
@@ -60,7 +62,7 @@ _COSMOS |= {"pos_emb_cls": "rope3d", "pos_emb_learnable": True, "use_adaln_lora"
 _LTX = {"attention_head_dim": 24, "num_attention_heads": 2, "cross_attention_dim": 48, "caption_channels": 16, "num_layers": 2}
 
 KINDS = {
-    "SD1.5": Kind("SD15", _unet(), (4, 8, 8)),
+    "SD1.5": Kind("SD15", _unet(**_ONE_LEVEL), (4, 8, 8)),
     "SD2, v": Kind(
         "SD20",
         _WIDE,
