@@ -101,15 +101,15 @@ def divided(tab: ComfyPage) -> Image.Image:
 def learned(tab: ComfyPage) -> Image.Image:
     """What the fit is worth, and what was learned."""
     tab.panel(DISTILL).query_selector("button[role=radio]:has-text('λ')").click()
-    left, top, width, height = part(tab, DISTILL, 1.5, "dode-headline", "dode-plot")
+    left, top, width, height = part(tab, DISTILL, 1.2, "dode-headline", "dode-plot")
     return picture(tab, (left - 12, top - 4, width + 24, height + 4))
 
 
 def beside(tab: ComfyPage) -> Image.Image:
-    """Three noises, one under the other, each with the three pictures side by side."""
+    """Two noises, one under the other, each with the three pictures side by side."""
     panel, rows = tab.panel(COMPARE), list[Image.Image]()
     panel.query_selector("button:has-text('Side by side')").click()
-    for _ in range(3):
+    for _ in range(2):
         rows.append(picture(tab, part(tab, COMPARE, 1.4, "dode-beside")))
         panel.query_selector("button:has-text('›')").click()
     sheet = Image.new("RGB", (rows[0].width, sum(row.height + 6 for row in rows)), rows[0].getpixel((0, rows[0].height - 1)))

@@ -106,9 +106,14 @@ def judge(person: Person) -> None:
     else:
         person.done.append("click the canvas, twice")
         page.mouse.dblclick(700, 1060)
-        person.write("load d-ode", page.get_by_placeholder("Add a node"), "load d-ode")
-        place = person.node("Load D-ODE")
-        place.first.wait_for()
+        search, place = page.get_by_placeholder("Add a node"), person.node("Load D-ODE")
+        person.done.append("write load d-ode")
+        search.fill("load d-ode")
+        place.first.wait_for()  # what is found is shown beside the list
+        search.press("Enter")
+        search.wait_for(state="detached")
+        person.done.append("click where the node is to be")
+        page.mouse.click(700, 1000)
         person.tab.look("DODELoad")
         button = place.get_by_role("button", name="Import")
     with page.expect_file_chooser() as chooser:
