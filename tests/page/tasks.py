@@ -104,7 +104,7 @@ def judge(person: Person) -> None:
         place = page.locator(".dode-library")
         button = place.get_by_role("button", name="Import")
     else:
-        person.done.append("click the canvas, twice")
+        person.done.append("double-click the canvas")
         page.mouse.dblclick(700, 1060)
         search, place = page.get_by_placeholder("Add a node"), person.node("Load D-ODE")
         person.done.append("write load d-ode")
@@ -121,7 +121,7 @@ def judge(person: Person) -> None:
     person.done.append("choose the file")
     chooser.value.set_files(person.tab.server.base / STRANGERS)
     place.get_by_text(STRANGERS.removesuffix(".safetensors")).first.wait_for()
-    place.get_by_text("24 % closer").first.wait_for()
+    place.get_by_text("24 %").first.wait_for()
 
 
 def undo(person: Person) -> None:
