@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { checkpointOf } from "./page/checkpoint.mjs";
 import { everyNode } from "./page/graph.mjs";
+import { problemOf } from "./page/problems.mjs";
 import { reasons } from "./page/reasons.mjs";
 
 function marks(node) {
@@ -36,7 +37,7 @@ function marks(node) {
     look();
     const file = said.get(value);
     if (!file?.fits) return value ?? "";
-    const why = file.error ?? reasons(file.why?.slice(0, 1)); // one is enough to choose another; Load's info says them all
+    const why = problemOf(file) ?? reasons(file.why?.slice(0, 1)); // one is enough to choose another; Load's info says them all
     return file.fits === "yes" ? `✓ ${value}` : `${file.fits === "no" ? "✗" : "≈"} ${value} (${why})`;
   };
   const connected = node.onConnectionsChange;

@@ -73,7 +73,8 @@ class ComfyPage:
         return self
 
     def reload(self, saved: str) -> None:
-        """Load the page anew, once the draft that it keeps has these words in it."""
+        """Load the page anew, once the draft that it keeps has these words in it. It looks for changes at a key or a click."""
+        self.page.keyboard.press("Shift")
         self.page.wait_for_function("(words) => Object.values({ ...localStorage }).some((v) => v.includes(words))", arg=saved)
         self.page.reload()
         self.ready()

@@ -44,7 +44,7 @@ def test_the_list_marks_what_fits_the_connected_model(tab: ComfyPage, look: Look
     assert settled(tab, EXAMPLE, "✓") == f"✓ {EXAMPLE}"
     why = settled(tab, OTHER, "✗")
     assert "fitted for the architecture 'SDXL', this model has 'dode.demo.UNet'" in why
-    tab.look("DODELoad")
+    tab.look("DODELoad", top=True)  # where the list is, however tall the panel is by now
     if look.vue:
         tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.wait_for()
         tab.page.locator("[data-node-id]", has_text="Load D-ODE").get_by_text(f"✓ {EXAMPLE}").first.click()
