@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from dode.errors import ParameterError
 from dode.files.choice import Part, choose
 from dode.files.compatibility import compare
 from dode.files.interpolation import interpolate
+from tests.page_texts import page_texts
 
 MODEL = ModelInfo("a model", "UNet", "eps", 4)
 
@@ -245,9 +245,8 @@ def test_the_page_has_words_for_every_difference_in_each_of_its_languages() -> N
     models += [replace(other, fingerprint="blocks-2"), replace(FITTED, patches="another LoRA")]
     fitted = (some, replace(some, model=FITTED), several)
     found = [each for one in fitted for model in models for each in compare(one, model, 5.0).differences]
-    source = (Path(__file__).parent.parent / "web" / "page" / "reasons.mjs").read_text(encoding="utf-8")
     for language in ("zh", "ja"):
-        texts = dict(re.findall(r'^    (\w+): "(.*)",$', source.split(f"{language}: {{")[1].split("  },")[0], re.MULTILINE))
+        texts = page_texts("reasons.mjs", language)
         assert set(texts) == {each.key for each in found}
         for each in found:
             for name in re.findall(r"\{(\w+)\}", texts[each.key]):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.page_texts import page_texts
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST_LACKS = "MissingFeature"  # an ImportError, so that it is no DodeError
 
@@ -42,7 +44,6 @@ def kinds_of_refusals() -> set[str]:
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
 def test_every_kind_of_error_has_words_in_each_language_of_the_page(language: str) -> None:
-    source = (ROOT / "web" / "page" / "problems.mjs").read_text(encoding="utf-8")
-    texts = dict(re.findall(r'^    (\w+): "(.*)",$', source.split(f"{language}: {{")[1].split("  },")[0], re.MULTILINE))
+    texts = page_texts("problems.mjs", language)
     assert set(texts) == kinds_of_errors() | kinds_of_refusals()
     assert {name for text in texts.values() for name in re.findall(r"\{(\w+)\}", text)} == {"words"}

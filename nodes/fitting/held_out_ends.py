@@ -11,7 +11,6 @@ from dode.coordinate import coordinate_of
 from dode.errors import DodeError
 from dode.files.parameter_file import Entry
 from dode.recipe import start_of
-from dode.report import Report
 from dode.sampling import sample
 from dode.schedules import usual_schedule
 from dode.tableau import Tableau
@@ -50,8 +49,8 @@ def held_out_ends(
         samples: the numbers of the held-out samples.
         reference: where many steps end for them, if that is known; else the fit's teacher runs anew.
     """
-    report = entry.report
-    if report is None or progress.stop() or entry.parameters.base().sigmas[-1] != 0:
+    report, levels = entry.report, entry.parameters.base().sigmas
+    if report is None or progress.stop() or levels[-1] != 0:
         progress.finish()
         return None
     held = torch.tensor(samples[:_COUNT])
@@ -62,7 +61,8 @@ def held_out_ends(
 
     def body(inside: Inside) -> None:
         tableaus = [start_of(entry).tableau(), entry.parameters.tableau()]
-        tableaus += [_teacher(report, entry, low)] if reference is None else []
+        # What the sampler was fitted to: the teacher on the undistilled sampler's noise levels, from the same start.
+        tableaus += [report.teacher.tableau(levels, low)] if reference is None else []
         whole, done = len(held) * sum(tableau.evaluations for tableau in tableaus), 0
 
         def one(index: Tensor, tableau: Tableau) -> Tensor:
@@ -90,8 +90,3 @@ def held_out_ends(
         log.warning("D-ODE: there are no pictures of the held-out samples: %s", error)
     progress.finish()
     return found[0] if found else None
-
-
-def _teacher(report: Report, entry: Entry, low: float) -> Tableau:
-    """What the sampler was fitted to: the teacher on the undistilled sampler's noise levels, from the same start."""
-    return report.teacher.tableau(entry.parameters.base().sigmas, low)

@@ -253,7 +253,7 @@ _LOOK = """({kind, zoom, top}) => {
   const height = node.size[1] + 30, fits = height * zoom < area.height - 120;
   ds.offset[0] = -node.pos[0] + (area.width / zoom - node.size[0]) / 2;
   // What does not fit is shown from its end, where the panel is.
-  ds.offset[1] = -node.pos[1] + (fits ? (area.height / zoom - node.size[1]) / 2 : (area.height - 50) / zoom - node.size[1]);
-  if (top) ds.offset[1] = -node.pos[1] + 150 / zoom;
+  const above = fits ? (area.height / zoom - node.size[1]) / 2 : (area.height - 50) / zoom - node.size[1];
+  ds.offset[1] = -node.pos[1] + (top ? 150 / zoom : above);
   canvas.setDirty(true, true);
 }"""

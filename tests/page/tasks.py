@@ -102,7 +102,7 @@ def judge(person: Person) -> None:
     if tab.count():
         person.click("the tab D-ODE", tab)
         place = page.locator(".dode-library")
-        button = place.get_by_role("button", name="Import")
+        button, worth = place.get_by_role("button", name="Import"), "24 % closer"
     else:
         person.done.append("double-click the canvas")
         page.mouse.dblclick(700, 1060)
@@ -115,13 +115,13 @@ def judge(person: Person) -> None:
         person.done.append("click where the node is to be")
         page.mouse.click(700, 1000)
         person.tab.look("DODELoad")
-        button = place.get_by_role("button", name="Import")
+        button, worth = place.get_by_role("button", name="Import"), "24 %"  # as the older page says it
     with page.expect_file_chooser() as chooser:
         person.click("Import", button)
     person.done.append("choose the file")
     chooser.value.set_files(person.tab.server.base / STRANGERS)
     place.get_by_text(STRANGERS.removesuffix(".safetensors")).first.wait_for()
-    place.get_by_text("24 %").first.wait_for()
+    place.get_by_text(worth).first.wait_for()
 
 
 def undo(person: Person) -> None:
